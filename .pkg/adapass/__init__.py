@@ -1,0 +1,1 @@
+../../adapass/__init__.py

@@ -1,0 +1,1 @@
+../../adapass/errors.py

@@ -1,0 +1,142 @@
+"""Budgeted passes: lossy rewrites that the search drives.
+
+A budgeted pass works in four steps:
+
+    propose(model, facts)           what could be done, where, at what predicted saving and damage
+    apply(model, facts, choices)    do the chosen part (structure only: weights may still be unfitted)
+    fit(model, data)                compute what needs data: ranges, heads, thresholds, reconstructions
+    knobs(model)                    what can still be turned at run time (a threshold), without a rebuild
+
+The search never looks inside a family: everything it needs to know about a choice is in ``Choice``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adapass.facts import FactCache
+from adapass.rewrite import Exactness, Pass, PassResult
+
+Array = npt.NDArray[np.generic]
+Feeds = Mapping[str, Array]
+
+
+class Samples(Protocol):
+    """Data a pass may fit on: a sized sequence of batch-1 feeds, padding already trimmed."""
+
+    def __len__(self) -> int: ...
+
+    def feeds(self, index: int) -> Feeds:
+        """The inputs of one sample; every array has a leading batch axis of 1."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> Feeds:
+        """The inputs of several samples, padded to the longest of them."""
+        ...
+
+    @property
+    def labels(self) -> Array | None:
+        """Ground truth, one row a sample; ``None`` when unknown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One thing a family could do at one site. The search picks at most one setting a site and family."""
+
+    family: str
+    """Name of the pass that proposed it and will apply it."""
+    site: str
+    """Where: the name of a value or region, stable while the clean graph stays the same."""
+    setting: str
+    """What: a word the family understands, for example ``int8`` or ``linear``."""
+    saving_seconds: float | None = None
+    """Predicted saving per sample on the target; ``None`` when it must be measured."""
+    damage: float | None = None
+    """Predicted damage to the output (relative distortion, 0 = none); ``None`` when unknown."""
+    batch_invariant: bool = True
+    """Whether a sample's result is independent of the other samples in its batch."""
+    excludes: frozenset[tuple[str, str]] = frozenset()
+    """(family, site) pairs that cannot be chosen together with this one."""
+    detail: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    """Anything worth showing to the user, JSON values only."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.family}:{self.site}={self.setting}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A site where a family can do nothing, and why, in plain words."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a family can do for a model."""
+
+    choices: tuple[Choice, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """Something that can be turned at run time: an input of the model with a default value."""
+
+    input_name: str
+    default: float
+    neutral: float
+    """The setting at which the model computes what it computed before the pass (up to rounding)."""
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetedPass(Pass):
+    """A family of lossy rewrites with sites and settings. See the module docstring."""
+
+    exactness: ClassVar[Exactness] = Exactness.LOSSY
+    max_distortion: ClassVar[float] = 0.25
+    """With all knobs neutral, the relative RMS change of the outputs above which the rewrite counts as wrong."""
+    needs_labels: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = True
+    """Whether ``fit`` needs samples; without data such a family only shows up in ``analyze``."""
+
+    @abstractmethod
+    def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
+        """List sites and settings, and the sites refused with reasons. Must not change the model."""
+
+    @abstractmethod
+    def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
+        """Rewrite ``model`` in place at the chosen sites."""
+
+    @abstractmethod
+    def fit(self, model: ir.Model, data: Samples | None) -> None:
+        """Compute from data what ``apply`` left open, in place. Deterministic."""
+
+    def knobs(self, model: ir.Model) -> tuple[Knob, ...]:
+        """Run-time knobs that the applied pass left in ``model``."""
+        del model
+        return ()
+
+    def run(self, model: ir.Model, facts: FactCache, only: frozenset[str] | None = None) -> PassResult:
+        """Apply every proposed choice (or those at the sites in ``only``), the first setting of each site.
+
+        This is what naming the pass in a pipeline text means. Without data ``fit`` uses what the
+        family can do without (generated inputs are never passed off as data).
+        """
+        first: dict[str, Choice] = {}
+        for choice in self.propose(model, facts).choices:
+            if only is None or choice.site in only:
+                first.setdefault(choice.site, choice)
+        return self.apply(model, facts, tuple(first.values())) if first else PassResult(applied=0)

@@ -1,0 +1,81 @@
+"""What adapass ships, as two literal tables: name -> "module:Class". Nothing is imported until asked for.
+
+Plugins add to them through the entry-point groups ``adapass.passes`` and ``adapass.generators``; a
+name that two packages claim is an error that names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import cast
+
+from adapass.errors import RecipeError, UsageError
+from adapass.generator import Generator
+from adapass.rewrite import Pass
+
+PASSES: Mapping[str, str] = MappingProxyType({})
+
+GENERATORS: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "adapass.codegen.onnxruntime.generator:OnnxRuntime",
+    }
+)
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The pass class called ``name``.
+
+    Raises:
+        RecipeError: no such pass; the message lists near matches.
+    """
+    table = _with_plugins(PASSES, "adapass.passes")
+    if name not in table:
+        raise RecipeError(f"unknown pass '{name}'{_near(name, table)}; `adapass passes list` shows them all")
+    return cast("type[Pass]", _load(table[name]))
+
+
+def generator(name: str) -> Generator:
+    """An instance of the generator called ``name``.
+
+    Raises:
+        UsageError: no such generator.
+    """
+    table = _with_plugins(GENERATORS, "adapass.generators")
+    if name not in table:
+        raise UsageError(f"unknown backend '{name}'; known: {', '.join(sorted(table))}")
+    return cast("Generator", _load(table[name])())
+
+
+def pass_names() -> tuple[str, ...]:
+    return tuple(sorted(_with_plugins(PASSES, "adapass.passes")))
+
+
+def generator_names() -> tuple[str, ...]:
+    return tuple(sorted(_with_plugins(GENERATORS, "adapass.generators")))
+
+
+def _load(path: str) -> type[object]:
+    module, _, name = path.partition(":")
+    return cast("type[object]", getattr(import_module(module), name))
+
+
+def _with_plugins(own: Mapping[str, str], group: str) -> dict[str, str]:
+    table = dict(own)
+    origin = dict.fromkeys(own, "adapass")
+    for entry in entry_points(group=group):
+        owner = entry.dist.name if entry.dist is not None else entry.value
+        if entry.name in table:
+            raise UsageError(f"'{entry.name}' in group {group} is claimed by {origin[entry.name]} and by {owner}; uninstall one")
+        table[entry.name] = entry.value
+        origin[entry.name] = owner
+    return table
+
+
+def _near(name: str, table: Mapping[str, str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, table, n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

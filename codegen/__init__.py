@@ -1,0 +1,1 @@
+"""Generators: each turns an optimized graph into something that runs on a target."""

@@ -1,0 +1,1 @@
+"""Rewrites of a trained model, one file per pass, grouped by family."""
