@@ -106,8 +106,6 @@ class BudgetedPass(Pass):
     """A family of lossy rewrites with sites and settings. See the module docstring."""
 
     exactness: ClassVar[Exactness] = Exactness.LOSSY
-    max_distortion: ClassVar[float] = 0.25
-    """With all knobs neutral, the relative RMS change of the outputs above which the rewrite counts as wrong."""
     needs_labels: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True
     """Whether ``fit`` needs samples; without data such a family only shows up in ``analyze``."""

@@ -56,6 +56,8 @@ class Pass(ABC):
     name: ClassVar[str]
     exactness: ClassVar[Exactness]
     preserves: ClassVar[frozenset[type[Fact]]] = frozenset()
+    max_distortion: ClassVar[float] = 0.25
+    """For LOSSY passes: the relative RMS change of an output, knobs neutral, above which the rewrite counts as wrong."""
     source: ClassVar[str] = ""
     """The paper or system the mechanism comes from, where there is one."""
 

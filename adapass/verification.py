@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from adapass.budgeted import Array, BudgetedPass, Feeds
+from adapass.budgeted import Array, Feeds
 from adapass.errors import VerificationError
 from adapass.execution import Session
 from adapass.graph.inputs import generate_feeds
@@ -23,7 +23,6 @@ ROUNDING_TOLERANCE: Mapping[str, float] = {"float64": 1e-9, "float32": 2e-4, "fl
 """Largest error relative to the output's root mean square. Rounding in the 24-bit products and sums
 of a network of a hundred layers stays below 1e-5 to 1e-4; a wrong weight or axis is far above."""
 TINY_RMS = 1e-12
-LOSSY_WITHOUT_BOUND = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ def bound_of(step: Pass, dtype_name: str) -> float:
     if step.exactness is Exactness.BITWISE:
         return 0.0
     if step.exactness is Exactness.LOSSY:
-        return step.max_distortion if isinstance(step, BudgetedPass) else LOSSY_WITHOUT_BOUND
+        return step.max_distortion
     return ROUNDING_TOLERANCE.get(dtype_name, 0.0)
 
 

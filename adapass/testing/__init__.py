@@ -1,0 +1,1 @@
+"""Helpers for testing passes: yours and ours."""
