@@ -101,6 +101,45 @@ class Knob:
     meaning: str
 
 
+class Services(Protocol):
+    """What the search lends a family that tunes run-time knobs: data, a judge of quality, and a clock.
+
+    Everything here is about the search part of the data; the certify part is never handed out.
+    """
+
+    @property
+    def samples(self) -> Samples:
+        """The search samples."""
+        ...
+
+    def losses(self, output: Array) -> npt.NDArray[np.float64]:
+        """Paired loss of each search sample, [N], given the model's first output for all of them in order.
+
+        0 = as good as the original, 1 = one right answer lost (or one changed, without labels), and
+        negative where the result is better than the original's.
+        """
+        ...
+
+    def seconds(self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> float:
+        """Measured mean latency of the part of ``model`` between these values, on the target, per sample."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """One setting of the run-time knobs of a fitted model."""
+
+    knobs: Mapping[str, Array]
+    """Value of each knob, by the name of the graph input."""
+    sites: frozenset[str]
+    """Sites that do something at this setting; the others could as well be left out of the model."""
+    expected_seconds: float
+    """Predicted mean latency per sample."""
+    loss: float
+    """Mean paired loss on the search samples."""
+    detail: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BudgetedPass(Pass):
     """A family of lossy rewrites with sites and settings. See the module docstring."""
@@ -125,6 +164,26 @@ class BudgetedPass(Pass):
     def knobs(self, model: ir.Model) -> tuple[Knob, ...]:
         """Run-time knobs that the applied pass left in ``model``."""
         del model
+        return ()
+
+    def damages(
+        self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
+    ) -> Mapping[str, float] | None:
+        """Measured damage of each choice alone, by ``Choice.key``: relative distortion of the output.
+
+        ``None`` (the default) lets the search measure each choice by applying and fitting it alone;
+        a family that can do many at once overrides this.
+        """
+        del model, facts, choices, samples
+        return None
+
+    def tune(self, model: ir.Model, services: Services, max_loss: float) -> tuple[OperatingPoint, ...]:
+        """Settings of the knobs of a fitted ``model``, from the safest to the most aggressive.
+
+        Mean loss on the search samples must stay within ``max_loss``; expected latency falls along the
+        list. Families without knobs return nothing.
+        """
+        del model, services, max_loss
         return ()
 
     def run(self, model: ir.Model, facts: FactCache, only: frozenset[str] | None = None) -> PassResult:
