@@ -63,8 +63,8 @@ class Target:
     kind: TargetKind
     description: str
     arch: Table
-    """``family`` (``x86_64``, ``aarch64``, ``sm_90``, ...), ``model``, ``vendor``, ``isa`` (flags as Linux names
-    them), ``cores`` or ``multiprocessors``, ``clock_hz``."""
+    """``family`` (``x86_64``, ``aarch64``, ``sm_90``, ...), ``model``, ``vendor``, ``isa`` (flags as Linux
+    names them), ``cores`` or ``multiprocessors``, ``clock_hz``. ``any_model``: every GPU of the family will do."""
     codegen: tuple[str, ...]
     """Generators worth trying, preferred first."""
     tvm: Table
@@ -72,11 +72,11 @@ class Target:
     compute: Numbers
     """Peak flop/s (op/s for integers) by number format, all cores together."""
     memory: Numbers
-    """Sizes in bytes and rates in bytes per second. ``l1d_bytes`` and ``l2_bytes`` of a CPU are for one core."""
+    """Sizes in bytes, rates in bytes per second. ``l1d_bytes`` and ``l2_bytes`` of a CPU are one core's."""
     overhead: Numbers
     """``launch_seconds``: to start one operator (a kernel on a GPU, a dispatch of the runtime on a CPU)."""
     features: Table
-    """``int8`` names the 8-bit arithmetic: ``u8s8-vnni``, ``u8s8-saturating``, ``s8s8-dotprod`` or ``tensor-core``."""
+    """``int8`` names the 8-bit arithmetic: ``u8s8-vnni``, ``u8s8-saturating``, ``s8s8-dotprod``, ``tensor-core``."""
     source: Mapping[str, str]
     """Where each number comes from, by dotted name; globs allowed."""
     notes: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Target:
     schema: int = SCHEMA
 
     def peak(self, dtype: str, *, threads: int | None = None) -> float | None:
-        """Peak rate for one number format, or ``None`` when unknown; on a CPU the share of ``threads`` cores."""
+        """Peak rate for a number format, ``None`` when unknown; on a CPU the share of ``threads`` cores."""
         rate = self.compute.get(dtype)
         if rate is None or threads is None or self.kind is TargetKind.GPU:
             return rate
@@ -122,7 +122,7 @@ class Target:
         return tuple(n for n in _number_names(self) if "placeholder" in self.source_of(n))
 
     def device_here(self) -> bool:
-        """Whether this machine has the device (or one that runs the same code), so running here measures it."""
+        """Whether this machine has the device, or one that runs the same code: running here measures it."""
         from adapass.detect import has_device
 
         return has_device(self)
@@ -130,7 +130,11 @@ class Target:
     def to_json(self) -> dict[str, object]:
         """The description as JSON values, as it goes into a manifest."""
         tables = {k: dict(getattr(self, k)) for k in (*_VALUE_TABLES, *_NUMBER_TABLES, "source")}
-        words: dict[str, object] = {"name": self.name, "kind": str(self.kind), "description": self.description}
+        words: dict[str, object] = {
+            "name": self.name,
+            "kind": str(self.kind),
+            "description": self.description,
+        }
         lists: dict[str, object] = {"codegen": list(self.codegen), "notes": list(self.notes)}
         return {"schema": self.schema, **words, **lists, **tables}
 
@@ -203,7 +207,9 @@ def _read(path: Path) -> Target:
     except OSError as error:
         raise TargetError(f"target file {path}: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise TargetError(f"target file {path}: larger than {MAX_FILE_BYTES} bytes; a description is a few hundred")
+        raise TargetError(
+            f"target file {path}: larger than {MAX_FILE_BYTES} bytes; a description is a few hundred"
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -251,13 +257,19 @@ def _check_numbers(target: Target, origin: str) -> None:
             raise TargetError(f"{origin}: the number '{name}' has no source; name one under [source]")
     for pattern in target.source:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise TargetError(f"{origin}: the source '{pattern}' matches no number; remove it or mend the name")
+            raise TargetError(
+                f"{origin}: the source '{pattern}' matches no number; remove it or mend the name"
+            )
     for dtype in target.compute:
         if dtype not in DTYPES:
-            raise TargetError(f"{origin}: unknown number format 'compute.{dtype}'; known: {', '.join(sorted(DTYPES))}")
+            raise TargetError(
+                f"{origin}: unknown number format 'compute.{dtype}'; known: {', '.join(sorted(DTYPES))}"
+            )
     for name in (n for n in names if n.startswith(("memory.", "overhead."))):
         if not name.endswith(_UNITS):
-            raise TargetError(f"{origin}: '{name}' does not end in its unit; expected one of {', '.join(_UNITS)}")
+            raise TargetError(
+                f"{origin}: '{name}' does not end in its unit; expected one of {', '.join(_UNITS)}"
+            )
 
 
 def _number_names(target: Target) -> Iterator[str]:
@@ -296,13 +308,17 @@ def _value(value: object, name: str, origin: str) -> Value:
             return tuple(cast("list[str]", parts))
     if isinstance(value, str | bool | int | float):
         return value
-    raise TargetError(f"{origin}: {name} is {value!r}, expected a text, a number, true/false or a list of texts")
+    raise TargetError(
+        f"{origin}: {name} is {value!r}, expected a text, a number, true/false or a list of texts"
+    )
 
 
 def _numbers(raw: Mapping[str, object], key: str, origin: str) -> Numbers:
     numbers: dict[str, float] = {}
     for name, value in _table(raw, key, origin).items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise TargetError(f"{origin}: {key}.{name} is {value!r}, expected a positive number; leave it out if unknown")
+            raise TargetError(
+                f"{origin}: {key}.{name} is {value!r}, expected a positive number; leave it out if unknown"
+            )
         numbers[name] = float(value)
     return MappingProxyType(numbers)
