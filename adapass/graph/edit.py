@@ -1,0 +1,280 @@
+"""Change a graph without breaking it: the only place that edits lists of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adapass.graph.tensors import graphs_everywhere, subgraphs_of
+from adapass.rewrite import Replacement
+
+Array = npt.NDArray[np.generic]
+
+_ROOT = "adapass.root"
+"""Where a graph remembers the top graph (main or function) around it; not serialised."""
+_IS_FUNCTION = "adapass.is_function"
+
+
+def nodes_everywhere(model: ir.Model) -> list[ir.Node]:
+    """A snapshot of all nodes in execution order: main graph, subgraphs (before their node), functions."""
+    mark_roots(model)
+    found: list[ir.Node] = []
+    for top in _tops(model):
+        _collect(top, found)
+    return found
+
+
+def mark_roots(model: ir.Model) -> None:
+    """Let every graph know which top graph it lies in; ``new_initializer`` and ``fresh_name`` need it."""
+    functions = frozenset(id(function.graph) for function in model.functions.values())
+    for top in _tops(model):
+        for graph in (top, *top.subgraphs()):
+            graph.meta[_ROOT] = top
+            graph.meta[_IS_FUNCTION] = id(graph) in functions
+
+
+def apply_replacement(root: ir.Node, replacement: Replacement) -> None:
+    """Put ``replacement`` in the place of ``root`` and remove ``root``.
+
+    New values take over name, type and shape of the outputs they replace; every other new value
+    that has no name yet gets a fresh one.
+    """
+    graph = _graph_of(root)
+    for value in replacement.initializers:
+        _register(graph, value, before=root)
+    insert_before(root, replacement.nodes)
+    created = {value for node in replacement.nodes for value in node.outputs}
+    for old, new in zip(root.outputs, replacement.outputs, strict=True):
+        if old is new:
+            continue
+        if new in created:
+            _take_identity(old, new)
+        replace_uses(old, new)
+    remove_node(root)
+
+
+def insert_before(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    """Insert ``nodes`` in front of ``node``; unnamed outputs get fresh names."""
+    graph = _graph_of(node)
+    _name_outputs(graph, nodes, base=node.outputs[0].name or "value")
+    graph.insert_before(node, nodes)
+
+
+def insert_after(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    """Insert ``nodes`` behind ``node``; unnamed outputs get fresh names."""
+    graph = _graph_of(node)
+    _name_outputs(graph, nodes, base=node.outputs[0].name or "value")
+    graph.insert_after(node, nodes)
+
+
+def remove_node(node: ir.Node) -> None:
+    """Remove a node nobody reads; what its subgraphs read from outside is no longer read."""
+    for subgraph in subgraphs_of(node):
+        for inner in list(ir.traversal.RecursiveGraphIterator(subgraph)):
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+    _graph_of(node).remove(node, safe=True)
+
+
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
+    """Let every reader of ``old`` read ``new``. A graph output keeps its name.
+
+    Where ``new`` cannot carry the name of an output (it is an input, a constant, an output already,
+    or belongs to another graph), an ``Identity`` carries it.
+    """
+    outputs = old.graph.outputs if old.graph is not None else []
+    if not any(output is old for output in outputs):
+        old.replace_all_uses_with(new)
+        return
+    if can_carry_output(old, new):
+        name = old.name
+        old.name = fresh_name(_owner(old), f"{name}_replaced")
+        new.name = name
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        return
+    _carry_by_identity(old, new)
+
+
+def can_carry_output(old: ir.Value, new: ir.Value) -> bool:
+    """Whether ``new`` can become the graph output ``old`` under its name."""
+    if new.graph is not old.graph or new.producer() is None:
+        return False
+    return not new.is_graph_output()
+
+
+def remove_dead_nodes(model: ir.Model) -> int:
+    """Remove nodes nobody reads, then initializers nobody reads; inputs and outputs stay. Returns how many."""
+    removed = 0
+    for top in _tops(model):
+        removed += _remove_dead(top)
+    for graph in graphs_everywhere(model):
+        removed += _remove_dead_initializers(graph)
+    return removed
+
+
+def constant_array(value: ir.Value | None) -> Array | None:
+    """The array behind an initializer or ``Constant`` node; ``None`` when the value may differ between runs.
+
+    An initializer that is also a graph input is a default, not a constant.
+    """
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Like ``constant_array``, without reading the data: shape and type are free."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        return None if value.is_graph_input() else value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain != "" or len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref() or attribute.name == "sparse_value":
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Store ``array`` in ``graph`` under a fresh name. Functions cannot store arrays: use a ``Constant`` there."""
+    value = new_constant(graph, name, array)
+    graph.register_initializer(value)
+    return value
+
+
+def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """An unregistered initializer for ``Replacement.initializers``; ``name`` is made unique when it is inserted."""
+    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array)
+    fresh = fresh_name(graph, name)
+    tensor.name = fresh
+    return ir.Value(
+        name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+
+
+def fresh_name(graph: ir.Graph, base: str) -> str:
+    """``base``, or ``base`` with a number, that no value around or below ``graph`` carries."""
+    taken = _names(graph)
+    if base not in taken:
+        return base
+    number = 1
+    while f"{base}_{number}" in taken:
+        number += 1
+    return f"{base}_{number}"
+
+
+def _tops(model: ir.Model) -> list[ir.Graph]:
+    return [model.graph, *(function.graph for function in model.functions.values())]
+
+
+def _collect(graph: ir.Graph, found: list[ir.Node]) -> None:
+    for node in graph:
+        for subgraph in subgraphs_of(node):
+            _collect(subgraph, found)
+        found.append(node)
+
+
+def _graph_of(node: ir.Node) -> ir.Graph:
+    graph = node.graph
+    if graph is None:
+        raise ValueError(f"node '{node.op_type}' is in no graph")
+    return graph
+
+
+def _owner(value: ir.Value) -> ir.Graph:
+    graph = value.graph
+    if graph is None:
+        raise ValueError(f"value '{value.name}' is in no graph")
+    return graph
+
+
+def _names(graph: ir.Graph) -> set[str]:
+    top = graph.meta.get(_ROOT, graph)
+    names: set[str] = set()
+    for each in (top, *top.subgraphs()):
+        names.update(value.name or "" for value in each.inputs)
+        names.update(each.initializers)
+        names.update(value.name or "" for node in each for value in node.outputs)
+    return names
+
+
+def _name_outputs(graph: ir.Graph, nodes: Iterable[ir.Node], *, base: str) -> None:
+    taken: set[str] | None = None
+    for node in nodes:
+        for value in node.outputs:
+            if value.name is not None:
+                continue
+            taken = _names(graph) if taken is None else taken
+            number = 1
+            while f"{base}_{number}" in taken:
+                number += 1
+            value.name = f"{base}_{number}"
+            taken.add(value.name)
+
+
+def _register(graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> None:
+    if value.is_initializer() or value.const_value is None:
+        return
+    value.name = fresh_name(graph, value.name or "constant")
+    if not graph.meta.get(_IS_FUNCTION, False):
+        graph.register_initializer(value)
+        return
+    constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], num_outputs=1)
+    constant.outputs[0].name = value.name
+    tensor, value.const_value = value.const_value, None
+    constant.outputs[0].shape, constant.outputs[0].type = value.shape, ir.TensorType(tensor.dtype)
+    graph.insert_before(before, constant)
+    value.replace_all_uses_with(constant.outputs[0])
+
+
+def _take_identity(old: ir.Value, new: ir.Value) -> None:
+    if new.type is None:
+        new.type = old.type
+    if new.shape is None:
+        new.shape = old.shape
+    if old.is_graph_output() or new.is_graph_output():
+        return
+    name = old.name
+    old.name = None
+    new.name = name
+
+
+def _carry_by_identity(old: ir.Value, new: ir.Value) -> None:
+    graph = _owner(old)
+    carrier = ir.Node("", "Identity", [new], num_outputs=1)
+    result = carrier.outputs[0]
+    result.name, result.type, result.shape = old.name, old.type, old.shape
+    producer = old.producer()
+    old.name = fresh_name(graph, f"{old.name}_replaced")
+    if producer is None:
+        graph.append(carrier)
+    else:
+        graph.insert_after(producer, carrier)
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = result
+    old.replace_all_uses_with(new)
+
+
+def _remove_dead(graph: ir.Graph) -> int:
+    removed = 0
+    outputs = frozenset(graph.outputs)
+    for node in reversed(graph):
+        if any(value in outputs or value.uses() for value in node.outputs):
+            removed += sum(_remove_dead(subgraph) for subgraph in subgraphs_of(node))
+            continue
+        remove_node(node)
+        removed += 1
+    return removed
+
+
+def _remove_dead_initializers(graph: ir.Graph) -> int:
+    kept = frozenset([*graph.inputs, *graph.outputs])
+    dead = [name for name, value in graph.initializers.items() if not value.uses() and value not in kept]
+    for name in dead:
+        del graph.initializers[name]
+    return len(dead)

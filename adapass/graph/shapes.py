@@ -1,0 +1,101 @@
+"""Shapes and types of intermediate values: always inferred, never believed.
+
+Inference runs in ONNX's C++ on a skeleton of the model: the data of large tensors is left out, so
+models of any size pass through the 2 GB limit of protobuf and nothing large is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+from adapass.graph.tensors import graphs_everywhere
+
+KEPT_BYTES = 4096
+"""Tensors up to this size keep their data in a skeleton: inference reads shapes, axes and pads from them."""
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Forget the shapes and types of all intermediate values of ``model`` and infer them again, in place.
+
+    Inputs, outputs and initializers keep theirs. A node that inference does not know leaves its
+    outputs unknown.
+    """
+    forget_shapes(model)
+    proto = skeleton(model)
+    try:
+        inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        # Data propagation is a refinement; some valid models (mixed opsets in functions) trip over it.
+        inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=False)
+    _adopt(model, ir.from_proto(inferred))
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Clear shape and type of every value that a node computes, except graph outputs."""
+    for graph in graphs_everywhere(model):
+        outputs = frozenset(graph.outputs) if graph is model.graph else frozenset[ir.Value]()
+        for node in graph:
+            for value in node.outputs:
+                if value not in outputs:
+                    value.shape = None
+                    value.type = None
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model as a protobuf whose large initializers have a type and a shape but no data."""
+    with _without_large_data(model):
+        return ir.to_proto(model)
+
+
+def drop_derived(graph: onnx.GraphProto) -> None:
+    """Remove the shapes of intermediate values from a protobuf."""
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                drop_derived(attribute.g)
+            for nested in attribute.graphs:
+                drop_derived(nested)
+
+
+@contextmanager
+def _without_large_data(model: ir.Model) -> Iterator[None]:
+    removed: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    try:
+        for graph in graphs_everywhere(model):
+            for value in graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or (
+                    tensor.nbytes <= KEPT_BYTES and not isinstance(tensor, ir.ExternalTensor)
+                ):
+                    continue
+                removed.append((value, tensor))
+                value.const_value = _placeholder(tensor)
+        yield
+    finally:
+        for value, tensor in removed:
+            value.const_value = tensor
+
+
+def _placeholder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= KEPT_BYTES:
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    # ONNX takes a location that starts with '#' for "in memory elsewhere" and looks for no file.
+    shape = ir.Shape(tensor.shape)
+    return ir.ExternalTensor("#", 0, 0, tensor.dtype, shape=shape, name=tensor.name or "")
+
+
+def _adopt(model: ir.Model, inferred: ir.Model) -> None:
+    """Copy types and shapes over, graph by graph; the two models have the same structure."""
+    for mine, theirs in zip(graphs_everywhere(model), graphs_everywhere(inferred), strict=True):
+        for node, twin in zip(mine, theirs, strict=True):
+            for value, known in zip(node.outputs, twin.outputs, strict=True):
+                if value.type is None:
+                    value.type = known.type
+                if value.shape is None and known.shape is not None:
+                    value.shape = known.shape.copy()

@@ -1,0 +1,39 @@
+"""The text form: ONNX text that prints and parses back exactly.
+
+Shapes of intermediate values are left out: they are derived, and ``parse`` derives them again.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from adapass.errors import ModelError
+from adapass.graph.shapes import drop_derived
+
+
+def to_text(model: ir.Model) -> str:
+    """ONNX text of the whole model, weights included: meant for small models (tests, reproducers)."""
+    proto = ir.to_proto(model)
+    drop_derived(proto.graph)
+    return onnx.printer.to_text(proto)
+
+
+def parse(text: str) -> ir.Model:
+    """The model a text stands for.
+
+    Raises:
+        ModelError: the text does not parse, or is not a valid model.
+    """
+    from adapass.graph.load import from_proto
+
+    try:
+        proto = onnx.parser.parse_model(text)
+    except onnx.parser.ParseError as error:
+        raise ModelError(f"not ONNX text: {error}") from error
+    return from_proto(proto, origin="the text")
+
+
+def clone(model: ir.Model) -> ir.Model:
+    """A model that can be rewritten without touching ``model``. Tensors are shared: they are immutable."""
+    return model.clone()
