@@ -17,11 +17,12 @@ import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import Feeds, Samples
-from adapass.errors import ModelError, VerificationError
+from adapass.errors import DataError, ModelError, UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
-from adapass.graph import clone, save_model, to_text
 from adapass.graph.extract import extract
+from adapass.graph.save import save_model
+from adapass.graph.text import clone, to_text
 from adapass.pipeline import PassFailure, Pipeline
 from adapass.progress import Progress, Silent
 from adapass.rewrite import Pass, PassResult
@@ -139,7 +140,7 @@ def _cut_down(step: Pass, model: ir.Model, site: str | None, feeds: Sequence[Fee
             small = extract(model, inputs, [site])
             session = Session(model, outputs=inputs)
             small_feeds: list[Feeds] = [{name: session.run(feed)[name] for name in inputs} for feed in whole]
-        except (ModelError, VerificationError):
+        except (DataError, ModelError, UsageError):
             continue
         if _failure(step, small, None, small_feeds, 0) is not None:
             return small, small_feeds

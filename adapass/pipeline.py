@@ -15,11 +15,11 @@ from typing import Self
 import onnx_ir as ir
 
 from adapass.budgeted import Array, BudgetedPass, Feeds, Samples
-from adapass.errors import AdapassError, DataError, VerificationError
+from adapass.errors import AdapassError, DataError, ModelError, VerificationError
 from adapass.facts import FactCache
 from adapass.graph.check import check_structure
 from adapass.graph.digest import digest
-from adapass.graph.edit import clone
+from adapass.graph.text import clone
 from adapass.observe import Observer, Step
 from adapass.rewrite import Pass, PassResult
 from adapass.text_form import parse_passes
@@ -152,7 +152,7 @@ class _Checker:
             check_structure(model)
             outputs = run_all(model, self._feeds)
             comparison = compare_outputs(self._outputs, outputs)
-        except VerificationError as error:
+        except (VerificationError, ModelError, DataError) as error:
             raise PassFailure(step, before, f"left a model that is not valid: {error}", result.sites) from error
         self._judge(step, before, comparison, result)
         self._digest, self._outputs = new_digest, outputs

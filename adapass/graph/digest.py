@@ -74,3 +74,47 @@ def _tensor(state: hashlib._Hash, tensor: ir.TensorProtocol | None) -> None:
         state.update(repr(tensor.numpy().tolist()).encode())
     else:
         state.update(tensor.tobytes())
+
+
+SMALL_ELEMENTS = 64
+
+
+def structure_key(model: ir.Model) -> str:
+    """A hex key equal for models that take equally long: names and large weights do not count.
+
+    Operators, attributes, shapes and types do, and so do small constants (axes, target shapes,
+    slice bounds, thresholds), because they steer what is computed.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    numbers: dict[str, int] = {}
+    state.update(repr(sorted(model.opset_imports.items())).encode())
+    for value in model.graph.inputs:
+        state.update(f"in {_number(numbers, value.name)} {value.type} {value.shape}".encode())
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        state.update(f"{node.domain}.{node.op_type}.{node.overload}".encode())
+        for value in node.inputs:
+            _structure_input(state, numbers, value)
+        for name in sorted(node.attributes):
+            attribute = node.attributes[name]
+            if attribute.type not in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+                _attribute(state, attribute)
+        state.update(repr([_number(numbers, value.name) for value in node.outputs]).encode())
+    state.update(repr([_number(numbers, value.name) for value in model.graph.outputs]).encode())
+    return state.hexdigest()
+
+
+def _number(numbers: dict[str, int], name: str | None) -> int:
+    return numbers.setdefault(name or "", len(numbers))
+
+
+def _structure_input(state: hashlib._Hash, numbers: dict[str, int], value: ir.Value | None) -> None:
+    if value is None:
+        state.update(b"-")
+        return
+    state.update(str(_number(numbers, value.name)).encode())
+    tensor = value.const_value
+    if tensor is None:
+        return
+    state.update(f"{tensor.dtype}{tensor.shape}".encode())
+    if tensor.size <= SMALL_ELEMENTS and tensor.dtype != ir.DataType.STRING:
+        state.update(tensor.tobytes())

@@ -1,0 +1,1 @@
+"""The main job, end to end: read, clean, search, build, measure, certify, write."""

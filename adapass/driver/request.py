@@ -1,0 +1,88 @@
+"""What the user asked for, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+
+from adapass.errors import UsageError
+
+
+class Mode(StrEnum):
+    """How much time the search may take."""
+
+    QUICK = "quick"
+    DEFAULT = "default"
+    EXTENSIVE = "extensive"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a mode spends."""
+
+    fit_samples: int
+    search_samples: int
+    damage_samples: int
+    timing_feeds: int
+    spared_shares: tuple[float, ...]
+    """Shares of the most damaging sites left alone; each makes one static candidate."""
+    exit_rules: tuple[str, ...]
+    finalists: int
+
+
+EFFORT: Mapping[Mode, Effort] = MappingProxyType(
+    {
+        Mode.QUICK: Effort(1000, 500, 16, 24, (0.0, 0.2), ("max-probability",), 1),
+        Mode.DEFAULT: Effort(3000, 2000, 32, 32, (0.0, 0.1, 0.3), ("max-probability",), 2),
+        Mode.EXTENSIVE: Effort(
+            20000, 5000, 64, 64, (0.0, 0.05, 0.1, 0.2, 0.4), ("max-probability", "margin", "entropy", "patience"), 4
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that steers a run. Equal requests on equal inputs give equal artifacts."""
+
+    target: str = "cpu"
+    max_drop: float = 0.01
+    """Largest mean paired drop allowed, as a share: 0.01 is one point of accuracy."""
+    confidence: float = 0.95
+    metric: str = "auto"
+    backend: str = "auto"
+    latency_target_seconds: float | None = None
+    mode: Mode = Mode.DEFAULT
+    time_limit_seconds: float | None = None
+    threads: int = 1
+    batch: int = 1
+    passes: str | None = None
+    """Text of the clean pipeline instead of the default one; budgeted passes in it are searched."""
+    skip_passes: tuple[str, ...] = ()
+    seed: int = 0
+    resume: bool = False
+    dry_run: bool = False
+    allow_uncertified: bool = False
+    allow_code: bool = False
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges, so that nothing long starts with a senseless request."""
+        if not 0.0 <= self.max_drop < 1.0:
+            raise UsageError(f"max_drop is {self.max_drop}, expected a share from 0 to below 1 (0.01 is one point)")
+        if not 0.5 <= self.confidence < 1.0:
+            raise UsageError(f"confidence is {self.confidence}, expected 0.5 to below 1 (0.95 is usual)")
+        for name in ("threads", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("latency_target_seconds", "time_limit_seconds"):
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise UsageError(f"{name} is {limit}, expected more than 0 seconds")
+
+    @property
+    def effort(self) -> Effort:
+        return EFFORT[self.mode]

@@ -1,0 +1,111 @@
+"""A plan: which choices of which families are applied, in which order. A value that a recipe can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from adapass.budgeted import BudgetedPass, Choice, Feeds, Samples
+from adapass.errors import RecipeError
+from adapass.facts import FactCache
+from adapass.observe import Observer
+from adapass.pipeline import Pipeline
+from adapass.rewrite import PassResult
+from adapass.text_form import build_pass
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The choices of one family."""
+
+    step: BudgetedPass
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Parts in the order they are applied; the empty plan is the clean model itself."""
+
+    parts: tuple[Part, ...] = ()
+
+    def __str__(self) -> str:
+        return " + ".join(f"{part.step.name} x{len(part.choices)}" for part in self.parts) or "clean"
+
+    def with_part(self, part: Part) -> Plan:
+        return Plan((*self.parts, part))
+
+
+def apply_plan(
+    clean: ir.Model,
+    plan: Plan,
+    *,
+    fit: Samples,
+    check: Sequence[Feeds] | None = None,
+    observers: Sequence[Observer] = (),
+) -> ir.Model:
+    """Apply and fit a plan on a copy of the clean model, verified like any pipeline.
+
+    Raises:
+        PassFailure: a family broke the model.
+    """
+    pipeline = Pipeline([chosen(part.step, part.choices) for part in plan.parts])
+    return pipeline.run(clean, data=fit, feeds=check, observers=observers).model
+
+
+def chosen(step: BudgetedPass, choices: Sequence[Choice]) -> BudgetedPass:
+    """The same pass, made to apply exactly these choices when it runs."""
+    kind = type(step)
+    picked = tuple(choices)
+
+    def run(
+        self: BudgetedPass, model: ir.Model, facts: FactCache, only: frozenset[str] | None = None
+    ) -> PassResult:
+        return kind.apply(self, model, facts, [c for c in picked if only is None or c.site in only])
+
+    return type(kind.__name__, (kind,), {"run": run})(**step.options())
+
+
+def plan_to_recipe(plan: Plan) -> list[dict[str, object]]:
+    """Plain data for ``recipe.yaml``, every option written out."""
+    return [
+        {
+            "pass": part.step.name,
+            "options": {key.replace("_", "-"): plain(value) for key, value in part.step.options().items()},
+            "choices": [{"site": c.site, "setting": c.setting} for c in part.choices],
+        }
+        for part in plan.parts
+    ]
+
+
+def plan_from_recipe(entries: object) -> Plan:
+    """Read what ``plan_to_recipe`` wrote.
+
+    Raises:
+        RecipeError: an entry is malformed or names an unknown pass or option.
+    """
+    if not isinstance(entries, list):
+        raise RecipeError(f"'families' of a recipe must be a list, found {type(entries).__name__}")
+    return Plan(tuple(_part(entry) for entry in entries))
+
+
+def plain(value: object) -> object:
+    """Options as plain YAML values."""
+    if isinstance(value, frozenset):
+        return sorted(plain(v) for v in value)  # type: ignore[type-var]
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)
+
+
+def _part(entry: object) -> Part:
+    if not isinstance(entry, Mapping) or not {"pass", "choices"} <= set(entry):
+        raise RecipeError(f"a family of a recipe needs 'pass', 'options' and 'choices', found {entry!r}")
+    step = build_pass(str(entry["pass"]), dict(entry.get("options") or {}))
+    if not isinstance(step, BudgetedPass):
+        raise RecipeError(f"'{step.name}' under 'families' is no budgeted pass; put it under 'clean'")
+    choices = tuple(Choice(step.name, str(c["site"]), str(c["setting"])) for c in entry["choices"])
+    return Part(step, choices)
