@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
 
-from adapass.errors import DataError, ModelError, UsageError
+from adapass.errors import UsageError, VerificationError
 from adapass.graph.save import EMBEDDED_BYTES, save_model, to_bytes
 from adapass.graph.tensors import tensor_bytes
 
 Array = npt.NDArray[np.generic]
 
+ort: Any = import_module("onnxruntime")  # ships no types
 _ERRORS_ONLY = 3
 
 
@@ -39,7 +41,8 @@ class Session:
 
         Raises:
             UsageError: an output name is unknown.
-            ModelError: ONNX Runtime does not take the model.
+            VerificationError: ONNX Runtime does not take the model.
+
         """
         names = [value.name or "" for value in model.graph.outputs] if outputs is None else list(outputs)
         self.outputs: tuple[str, ...] = tuple(names)
@@ -48,23 +51,24 @@ class Session:
         try:
             self._session = _open(shown, options)
         except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+            raise VerificationError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute the outputs for one feed.
 
         Raises:
-            DataError: the feed does not fit the model.
+            VerificationError: the model does not run on this feed.
+
         """
         try:
             results = self._session.run(list(self.outputs), dict(feeds))
         except Exception as error:
             shapes = ", ".join(f"{name}{list(np.shape(array))}" for name, array in feeds.items())
-            raise DataError(f"the model cannot run on {shapes}: {_first_line(error)}") from error
+            raise VerificationError(f"the model cannot run on {shapes}: {_first_line(error)}") from error
         return dict(zip(self.outputs, results, strict=True))
 
 
-def _open(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
+def _open(model: ir.Model, options: Any) -> Any:
     providers = ["CPUExecutionProvider"]
     if tensor_bytes(model) <= EMBEDDED_BYTES:
         return ort.InferenceSession(to_bytes(model), options, providers=providers)
@@ -74,7 +78,7 @@ def _open(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
         return ort.InferenceSession(str(file), options, providers=providers)
 
 
-def _options(threads: int, *, optimize: bool) -> ort.SessionOptions:
+def _options(threads: int, *, optimize: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

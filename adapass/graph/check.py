@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import onnx
 import onnx_ir as ir
-from onnx import checker, shape_inference
+from onnx import shape_inference
 
 from adapass.errors import AdapassError, VerificationError
 from adapass.graph.shapes import drop_derived, skeleton
 from adapass.graph.tensors import subgraphs_of
+
+checker: Any = import_module("onnx.checker")
 
 
 def check_structure(model: ir.Model) -> None:
@@ -16,6 +21,7 @@ def check_structure(model: ir.Model) -> None:
 
     Raises:
         VerificationError: names the value or node at fault.
+
     """
     _check_names(model)
     _check_ownership(model)

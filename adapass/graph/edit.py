@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +86,7 @@ def replace_uses(old: ir.Value, new: ir.Value) -> None:
     Where ``new`` cannot carry the name of an output (it is an input, a constant, an output already,
     or belongs to another graph), an ``Identity`` carries it.
     """
-    outputs = old.graph.outputs if old.graph is not None else []
-    if not any(output is old for output in outputs):
+    if not old.is_graph_output():
         old.replace_all_uses_with(new)
         return
     if can_carry_output(old, new):
@@ -106,7 +106,7 @@ def can_carry_output(old: ir.Value, new: ir.Value) -> bool:
 
 
 def remove_dead_nodes(model: ir.Model) -> int:
-    """Remove nodes nobody reads, then initializers nobody reads; inputs and outputs stay. Returns how many."""
+    """Remove nodes nobody reads, then initializers nobody reads; inputs and outputs stay."""
     removed = 0
     for top in _tops(model):
         removed += _remove_dead(top)
@@ -140,14 +140,14 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Store ``array`` in ``graph`` under a fresh name. Functions cannot store arrays: use a ``Constant`` there."""
+    """Store ``array`` in ``graph`` under a fresh name. The graph of a function cannot store arrays."""
     value = new_constant(graph, name, array)
     graph.register_initializer(value)
     return value
 
 
 def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """An unregistered initializer for ``Replacement.initializers``; ``name`` is made unique when it is inserted."""
+    """An initializer for ``Replacement.initializers``, not stored yet; its name is made unique then."""
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array)
     fresh = fresh_name(graph, name)
     tensor.name = fresh
@@ -193,13 +193,18 @@ def _owner(value: ir.Value) -> ir.Graph:
 
 
 def _names(graph: ir.Graph) -> set[str]:
-    top = graph.meta.get(_ROOT, graph)
+    top = _top_of(graph)
     names: set[str] = set()
     for each in (top, *top.subgraphs()):
         names.update(value.name or "" for value in each.inputs)
         names.update(each.initializers)
         names.update(value.name or "" for node in each for value in node.outputs)
     return names
+
+
+def _top_of(graph: ir.Graph) -> ir.Graph:
+    top: object = cast("dict[str, object]", graph.meta).get(_ROOT)
+    return top if isinstance(top, ir.Graph) else graph
 
 
 def _name_outputs(graph: ir.Graph, nodes: Iterable[ir.Node], *, base: str) -> None:
@@ -220,7 +225,7 @@ def _register(graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> None:
     if value.is_initializer() or value.const_value is None:
         return
     value.name = fresh_name(graph, value.name or "constant")
-    if not graph.meta.get(_IS_FUNCTION, False):
+    if not cast("dict[str, object]", graph.meta).get(_IS_FUNCTION):
         graph.register_initializer(value)
         return
     constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], num_outputs=1)

@@ -17,7 +17,8 @@ def extract(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> i
     the part does not need stay inputs.
 
     Raises:
-        UsageError: a name is unknown, a type is unknown, or the part needs a value that is not among ``inputs``.
+        UsageError: a name is unknown, a type is unknown, or the part needs more than ``inputs``.
+
     """
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     for name in (*inputs, *outputs):

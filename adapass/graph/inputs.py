@@ -1,4 +1,4 @@
-"""Plausible inputs for a model nobody gave data for: the shapes, types and roles are right, the content is noise.
+"""Plausible inputs for a model nobody gave data for: shapes, types and roles are right, the content is noise.
 
 Roles are read from structure: an integer input that indexes a table holds ids below its rows, one of
 the same shape that indexes nothing is a 0/1 mask.
@@ -55,6 +55,7 @@ def generate_feeds(model: ir.Model, *, seed: int, cases: int = 3) -> list[dict[s
 
     Raises:
         ModelError: an input is not a tensor, or its rank is unknown.
+
     """
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     for value in inputs:

@@ -35,6 +35,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
     Raises:
         ModelError: missing, unreadable, unsafe or not valid ONNX; the message says what to do.
+
     """
     file = Path(path)
     if not file.is_file():
@@ -50,6 +51,7 @@ def from_proto(proto: onnx.ModelProto, *, folder: Path | None = None, origin: st
 
     Raises:
         ModelError: unsafe, or not valid ONNX. ``origin`` names it in the message.
+
     """
     if not proto.HasField("graph"):
         raise ModelError(f"{origin} holds no graph; it is not an ONNX model (or the file is truncated)")
@@ -66,7 +68,7 @@ def from_proto(proto: onnx.ModelProto, *, folder: Path | None = None, origin: st
 
 
 def normalize(model: ir.Model) -> ir.Model:
-    """Bring a model into the form the passes expect, in place: fresh shapes, no old-style initializer inputs."""
+    """Bring a model into the form passes expect, in place: fresh shapes, no old-style initializer inputs."""
     if model.ir_version < OLDEST_IR_VERSION:
         RemoveInitializersFromInputsPass()(model)
         model.ir_version = OLDEST_IR_VERSION
@@ -114,7 +116,7 @@ def _contain_tensors(model: ir.Model, folder: Path | None, origin: str) -> None:
 
 def _contain(tensor: ir.ExternalTensor, folder: Path | None, origin: str) -> None:
     """Refuse whatever would read outside the model's folder or outside the data file."""
-    location = os.fspath(tensor.location)
+    location = tensor.path  # the bare location: no base folder is set yet
     at_fault = f"{origin}: external data of tensor '{tensor.name}' at '{location}'"
     if folder is None:
         raise ModelError(f"{at_fault} has no folder to lie in; load the model from its file")
@@ -141,7 +143,7 @@ def _check_range(tensor: ir.ExternalTensor, file_bytes: int, at_fault: str) -> N
         )
     if offset + needed > file_bytes:
         raise ModelError(
-            f"{at_fault} ends at byte {offset + needed}, but the file has {file_bytes}; the file is truncated or wrong"
+            f"{at_fault} ends at byte {offset + needed}, but the file has {file_bytes}; it is truncated"
         )
 
 

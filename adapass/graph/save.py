@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -20,7 +21,8 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """Write ``model`` to ``path``, whole or not at all; large weights go to ``path`` + ``.data``."""
     file = Path(path)
     if tensor_bytes(model) > EMBEDDED_BYTES:
-        ir.save(model, file, external_data=file.name + ".data")
+        untyped: Any = ir
+        untyped.save(model, file, external_data=file.name + ".data")
         return
     data = to_bytes(model)
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as handle:
@@ -33,11 +35,11 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
 def to_bytes(model: ir.Model) -> bytes:
     """The model as one protobuf with all weights inside (at most 2 GB)."""
     with _weights_in_memory(model):
-        return ir.to_proto(model).SerializeToString(deterministic=True)
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 @contextmanager
-def _weights_in_memory(model: ir.Model) -> Iterator[None]:
+def _weights_in_memory(model: ir.Model) -> Generator[None]:
     replaced: list[tuple[ir.Value, ir.TensorProtocol]] = []
     try:
         for graph in graphs_everywhere(model):

@@ -6,7 +6,7 @@ models of any size pass through the 2 GB limit of protobuf and nothing large is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import onnx
@@ -64,7 +64,7 @@ def drop_derived(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _without_large_data(model: ir.Model) -> Iterator[None]:
+def _without_large_data(model: ir.Model) -> Generator[None]:
     removed: list[tuple[ir.Value, ir.TensorProtocol]] = []
     try:
         for graph in graphs_everywhere(model):
@@ -86,7 +86,7 @@ def _placeholder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= KEPT_BYTES:
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
     # ONNX takes a location that starts with '#' for "in memory elsewhere" and looks for no file.
-    shape = ir.Shape(tensor.shape)
+    shape = ir.Shape(tensor.shape.numpy())
     return ir.ExternalTensor("#", 0, 0, tensor.dtype, shape=shape, name=tensor.name or "")
 
 

@@ -59,7 +59,7 @@ def replace_external_attributes(model: ir.Model) -> None:
                     node.attributes[name] = ir.AttrTensor(name, in_memory(tensor))
 
 
-def in_memory(tensor: ir.TensorProtocol) -> ir.Tensor:
+def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """A copy of ``tensor`` that no longer needs its file."""
     return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 

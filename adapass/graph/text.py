@@ -24,6 +24,7 @@ def parse(text: str) -> ir.Model:
 
     Raises:
         ModelError: the text does not parse, or is not a valid model.
+
     """
     from adapass.graph.load import from_proto
 
