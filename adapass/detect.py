@@ -55,6 +55,7 @@ def detect_cpu(*, measure: bool = False, processor: Processor | None = None) -> 
 
     Raises:
         TargetError: no description ships for its family.
+
     """
     cpu = read_processor() if processor is None else processor
     base = load_target(_base_name(cpu))
@@ -127,7 +128,7 @@ def has_device(target: Target) -> bool:
 
 
 def copy_rate(threads: int, size_bytes: int, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Bytes per second, read plus written, that ``threads`` copying threads reach; the best of a few rounds."""
+    """Bytes per second, read plus written, which ``threads`` copying threads reach; best of a few rounds."""
     share = max(1, size_bytes // threads)
     pairs = [(np.ones(share, np.uint8), np.zeros(share, np.uint8)) for _ in range(threads)]
     best = 0.0

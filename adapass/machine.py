@@ -83,7 +83,7 @@ class Fingerprint:
 
 
 def fingerprint(threads: int, *, gpu: bool = False) -> Fingerprint:
-    """The fingerprint of this machine and its libraries. ``gpu`` asks the driver too, which takes a moment."""
+    """The fingerprint of this machine and its libraries. ``gpu`` asks the driver too, which is slow."""
     processor = read_processor()
     return Fingerprint(
         system=platform.system(),

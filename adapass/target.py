@@ -64,7 +64,7 @@ class Target:
     description: str
     arch: Table
     """``family`` (``x86_64``, ``aarch64``, ``sm_90``, ...), ``model``, ``vendor``, ``isa`` (flags as Linux
-    names them), ``cores`` or ``multiprocessors``, ``clock_hz``. ``any_model``: every GPU of the family will do."""
+    names them), ``cores`` or ``multiprocessors``, ``clock_hz``. ``any_model``: any GPU of the family."""
     codegen: tuple[str, ...]
     """Generators worth trying, preferred first."""
     tvm: Table
@@ -76,7 +76,7 @@ class Target:
     overhead: Numbers
     """``launch_seconds``: to start one operator (a kernel on a GPU, a dispatch of the runtime on a CPU)."""
     features: Table
-    """``int8`` names the 8-bit arithmetic: ``u8s8-vnni``, ``u8s8-saturating``, ``s8s8-dotprod``, ``tensor-core``."""
+    """``int8`` is the arithmetic: ``u8s8-vnni``, ``u8s8-saturating``, ``s8s8-dotprod``, ``tensor-core``."""
     source: Mapping[str, str]
     """Where each number comes from, by dotted name; globs allowed."""
     notes: tuple[str, ...] = ()
@@ -144,6 +144,7 @@ def load_target(name: str | Path) -> Target:
 
     Raises:
         TargetError: unknown name (the message lists near ones), or a file that is not a valid description.
+
     """
     if isinstance(name, Path) or name.endswith(".toml"):
         return _read(Path(name))
@@ -170,6 +171,7 @@ def detect_target(name: str = "cpu", *, measure: bool = False) -> Target:
 
     Raises:
         TargetError: the processor is of a family no description ships for.
+
     """
     from adapass.detect import detect_cpu, detect_cuda
 
@@ -183,6 +185,7 @@ def parse_target(text: str, origin: str) -> Target:
 
     Raises:
         TargetError: not TOML, an unknown or missing key, a wrong type, or a number without a source.
+
     """
     try:
         raw = tomllib.loads(text)
