@@ -1,0 +1,134 @@
+"""What a run works on: the model, its target, and the data in three disjoint parts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from adapass.artifact.runtime import usable_threads
+from adapass.budgeted import Feeds
+from adapass.data import Dataset, Source, fingerprint, load_data, overlap, split_by_hash, without
+from adapass.driver.request import Request
+from adapass.errors import DataError, UsageError
+from adapass.generator import Generator
+from adapass.graph.load import load_model, normalize
+from adapass.graph.save import save_model
+from adapass.registry import generator, generator_names
+from adapass.search.judge import spread_indices
+from adapass.target import Target, load_target
+from adapass.verification import usable_feeds
+
+ModelSource = str | Path | ir.Model
+
+WITH_EVAL = {"search": 0.4, "certify": 0.6}
+WITHOUT_EVAL = {"fit": 0.4, "search": 0.25, "certify": 0.35}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Disjoint by content. Fit sees everything it likes, search chooses, certify is touched once."""
+
+    fit: Dataset
+    search: Dataset
+    certify: Dataset
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return "|".join(fingerprint(part) for part in (self.fit, self.search, self.certify))
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything read and checked, before any work."""
+
+    path: Path
+    """The original model file: the baseline of every comparison."""
+    model: ir.Model
+    target: Target
+    generators: tuple[Generator, ...]
+    parts: Parts | None
+
+
+def gather(
+    model: ModelSource, request: Request, data: Source | None, eval_data: Source | None, scratch: Path
+) -> Material:
+    """Read and check everything the request names.
+
+    Raises:
+        InvalidInputError: model, data or options are wrong.
+        TargetError: the target is unknown.
+    """
+    path = _as_file(model, scratch)
+    loaded = load_model(path)
+    target = load_target(request.target)
+    parts = _parts(loaded, request, data, eval_data)
+    return Material(path, loaded, target, _generators(request, loaded, target), parts)
+
+
+def timing_feeds(material: Material, request: Request, wanted: int) -> list[Feeds]:
+    """Inputs to measure with, at the asked batch size and the length mix of the search data."""
+    if material.parts is None:
+        return usable_feeds(material.model, seed=request.seed, cases=min(wanted, 4))
+    search = material.parts.search
+    if request.batch == 1:
+        return [search.feeds(i) for i in spread_indices(len(search), wanted)]
+    count = max(2, wanted // request.batch)
+    if len(search) < request.batch:
+        raise DataError(f"{len(search)} search samples are fewer than one batch of {request.batch}; give more data")
+    starts = spread_indices(len(search) - request.batch + 1, count)
+    return [search.batch(range(start, start + request.batch)) for start in starts]
+
+
+def default_threads(threads: int | None) -> int:
+    return usable_threads() if threads is None else threads
+
+
+def _as_file(model: ModelSource, scratch: Path) -> Path:
+    if not isinstance(model, ir.Model):
+        return Path(model)
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    save_model(normalize(model), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def _generators(request: Request, model: ir.Model, target: Target) -> tuple[Generator, ...]:
+    names: Sequence[str] = generator_names() if request.backend == "auto" else (request.backend,)
+    refused: list[str] = []
+    found: list[Generator] = []
+    for name in names:
+        candidate = generator(name)
+        missing = candidate.available()
+        reasons = (missing,) if missing is not None else candidate.supports(model, target).reasons
+        if reasons:
+            refused.append(f"{name}: {'; '.join(reasons)}")
+        else:
+            found.append(candidate)
+    if not found:
+        raise UsageError(f"no backend can build this model for {target.name}. {' | '.join(refused)}")
+    return tuple(found)
+
+
+def _parts(
+    model: ir.Model, request: Request, data: Source | None, eval_data: Source | None
+) -> Parts | None:
+    if data is None and eval_data is None:
+        return None
+    if data is None:
+        raise UsageError("--eval was given without --data: fitting needs data of its own; give both, or --data alone")
+    fit = load_data(data, model, allow_code=request.allow_code)
+    if eval_data is None:
+        split = split_by_hash(fit, WITHOUT_EVAL, seed=request.seed)
+        return Parts(split["fit"], split["search"], split["certify"])
+    held_out = load_data(eval_data, model, allow_code=request.allow_code)
+    shared = overlap(held_out, fit)
+    rest = without(held_out, fit) if shared else held_out
+    if len(rest) < 2:
+        raise DataError(f"{shared} of {len(held_out)} evaluation samples are also in the fit data; give samples of their own")
+    split = split_by_hash(rest, WITH_EVAL, seed=request.seed)
+    notes = (f"{shared} evaluation samples are also in the fit data and were left out",) if shared else ()
+    return Parts(fit, split["search"], split["certify"], notes)

@@ -1,0 +1,62 @@
+"""What a run tells: a result with a table, plain data for JSON, and the reason when nothing was won."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapass.errors import ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the before/after table."""
+
+    what: str
+    before: str
+    after: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The table and the words around it."""
+
+    rows: tuple[Row, ...] = ()
+    messages: tuple[str, ...] = ()
+    """What the user should know, in full sentences."""
+    figures: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Every number in the table and more, unrounded, JSON values only."""
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "table": [{"what": r.what, "before": r.before, "after": r.after, "note": r.note} for r in self.rows],
+            "messages": list(self.messages),
+            **self.figures,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What ``adapass.optimize`` returns."""
+
+    artifact: Path | None
+    """The artifact's folder; holds the original when ``exit_code`` is 3. ``None`` after a dry run."""
+    report: Report
+    recipe: Mapping[str, object]
+    pareto: tuple[Mapping[str, object], ...] = ()
+    """Measured points: seconds, damage (search loss), description; the chosen one is marked."""
+    exit_code: ExitCode = ExitCode.OK
+    reason: str = ""
+    """Why the original came back; empty when it did not."""
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "artifact": None if self.artifact is None else str(self.artifact),
+            "exit_code": int(self.exit_code),
+            "reason": self.reason,
+            "report": self.report.to_dict(),
+            "recipe": dict(self.recipe),
+            "pareto": [dict(point) for point in self.pareto],
+        }
