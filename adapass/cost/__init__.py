@@ -1,0 +1,1 @@
+"""What things cost: honest timing, tables of measured regions, a roofline where no device is at hand."""
