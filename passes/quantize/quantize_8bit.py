@@ -1,0 +1,166 @@
+"""Compute products with constant weights in 8-bit integers.
+
+    y = MatMul(x, w)  ->  y = MatMul(DequantizeLinear(QuantizeLinear(x)), DequantizeLinear(w8))
+
+The runtime fuses the conversions into one integer kernel (four times the multiplications an
+instruction on CPUs with VNNI, a quarter of the weight traffic). ``layout.py`` shows both layouts;
+rounding moves a weight by at most half a step of its channel and an activation by half a step of its
+range, so damage is bounded per site and measured by ``sensitivity``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from adapass.budgeted import BudgetedPass, Choice, Proposal, Refusal, Samples
+from adapass.errors import DataError, UsageError
+from adapass.facts import FactCache
+from adapass.graph.edit import remove_dead_nodes
+from adapass.passes.quantize.fitting import fit_scales, pending
+from adapass.passes.quantize.layout import lay_out_dynamic, lay_out_static
+from adapass.passes.quantize.ranges import RangeMethod
+from adapass.passes.quantize.sites import Limits, Site, find_sites
+from adapass.passes.quantize.weights import QuantizedWeight, quantize_weight
+from adapass.rewrite import PassResult
+
+
+class Setting(StrEnum):
+    """How activations get their scale."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize8bit(BudgetedPass):
+    """8-bit weights and activations for MatMul, Gemm and Conv with constant weights.
+
+    Static scales are calibrated by ``fit``. Dynamic scales are computed from the batch at hand, so a
+    sample's result depends on its neighbours; in return they need no data.
+    """
+
+    name: ClassVar[str] = "quantize-8bit"
+    max_distortion: ClassVar[float] = 0.25
+    source: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877"
+
+    settings: tuple[Setting, ...] = (Setting.STATIC, Setting.DYNAMIC)
+    """Allowed settings, the preferred one first."""
+    per_channel: bool = True
+    """One weight scale an output channel instead of one a weight."""
+    symmetric_weights: bool = True
+    """Weights without zero points. Convolutions are always symmetric: their kernels know one only."""
+    reduce_range: bool = False
+    """7-bit weights, for x86 CPUs without VNNI, whose 16-bit sums would saturate."""
+    ranges: RangeMethod = RangeMethod.MSE
+    """How activation ranges are chosen from the calibration samples."""
+    percentile: float = 99.999
+    """With ``ranges=percentile``: this percentage lies below the upper end, and above the lower."""
+    calibration_samples: int = 128
+    """How many samples, evenly spaced, calibrate the ranges."""
+    min_matmul_elements: int = 4096
+    """Smaller MatMul and Gemm weights stay in float."""
+    min_conv_elements: int = 256
+    """Smaller Conv weights stay in float."""
+    skip_sites: tuple[str, ...] = ()
+    """Results of products that stay in float."""
+
+    def __post_init__(self) -> None:
+        if not self.settings or len(set(self.settings)) != len(self.settings):
+            raise ValueError(f"settings must name each setting once, found {list(self.settings)}")
+        if not 50.0 < self.percentile <= 100.0:
+            raise ValueError(f"percentile must be above 50 and at most 100, found {self.percentile}")
+        if self.calibration_samples < 1:
+            raise ValueError(f"calibration_samples must be at least 1, found {self.calibration_samples}")
+
+    def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
+        del facts
+        sites, refusals = self._find(model)
+        choices = [
+            Choice(
+                family=self.name,
+                site=site.name,
+                setting=setting,
+                batch_invariant=setting is Setting.STATIC,
+                detail=MappingProxyType(
+                    {"operator": site.node.op_type, "weight_shape": list(site.weight.shape)}
+                ),
+            )
+            for site in sites
+            for setting in self.settings
+            if setting in site.settings
+        ]
+        return Proposal(tuple(choices), refusals)
+
+    def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
+        """Rewrite the chosen sites; static ones have placeholder scales until ``fit``.
+
+        Raises:
+            UsageError: a choice names an unknown site or setting, or a site twice.
+
+        """
+        sites, refusals = self._find(model)
+        chosen = _matched(choices, {site.name: site for site in sites})
+        weights = {site.name: self._weight(site) for site, _ in chosen}
+        for setting, lay_out in ((Setting.STATIC, lay_out_static), (Setting.DYNAMIC, lay_out_dynamic)):
+            picked = [(site, weights[site.name]) for site, wanted in chosen if wanted is setting]
+            if picked:
+                lay_out(model.graph, picked)
+        if chosen:
+            remove_dead_nodes(model)
+            facts.keep_only(())
+        reasons = Counter(refusal.reason for refusal in refusals)
+        return PassResult(
+            len(chosen), MappingProxyType(dict(reasons)), tuple(site.name for site, _ in chosen)
+        )
+
+    def fit(self, model: ir.Model, data: Samples | None) -> None:
+        """Calibrate what ``apply`` left open; nothing to do for dynamic sites.
+
+        Raises:
+            DataError: there are static sites and no data.
+
+        """
+        if not (waiting := pending(model)):
+            return
+        if data is None:
+            raise DataError(
+                f"{self.name}: {len(waiting)} activation ranges and biases must be calibrated and no data was given; "
+                'give data, or let ranges follow the inputs: quantize-8bit{settings=["dynamic"]}'
+            )
+        fit_scales(
+            model, data, method=self.ranges, percentile=self.percentile, samples=self.calibration_samples
+        )
+
+    def _find(self, model: ir.Model) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
+        limits = Limits(self.min_matmul_elements, self.min_conv_elements)
+        return find_sites(model, limits, frozenset(self.skip_sites))
+
+    def _weight(self, site: Site) -> QuantizedWeight:
+        return quantize_weight(
+            site.weight,
+            axis=site.channel_axis if self.per_channel else None,
+            symmetric=self.symmetric_weights or site.node.op_type == "Conv",
+            reduce_range=self.reduce_range,
+        )
+
+
+def _matched(choices: Sequence[Choice], sites: Mapping[str, Site]) -> list[tuple[Site, Setting]]:
+    """Choices with their sites, in execution order; refuses before anything is changed."""
+    wanted: dict[str, Setting] = {}
+    for choice in choices:
+        site = sites.get(choice.site)
+        if site is None or choice.setting not in site.settings:
+            raise UsageError(f"this model has no choice {choice.key}; propose() lists sites and settings")
+        if choice.site in wanted:
+            raise UsageError(
+                f"quantize-8bit: site '{choice.site}' is chosen twice; choose one setting a site"
+            )
+        wanted[choice.site] = Setting(choice.setting)
+    return [(site, wanted[name]) for name, site in sites.items() if name in wanted]
