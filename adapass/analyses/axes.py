@@ -54,7 +54,9 @@ class Axes(Fact):
             batch = _followed(flow, shapes, _first_axes(flow, shapes))
         if not (shapes.probed and shapes.dynamic_tokens):
             tokens = _followed(flow, shapes, _sequence_axes(flow, shapes, batch))
-        sized = shapes.by_position if shapes.probed and shapes.dynamic_batch else _from_sizes(flow, shapes, batch)
+        sized = (
+            shapes.by_position if shapes.probed and shapes.dynamic_batch else _from_sizes(flow, shapes, batch)
+        )
         return cls(MappingProxyType(batch), MappingProxyType(tokens), sized)
 
 
@@ -95,7 +97,9 @@ def _works_along_last(flow: Dataflow, reader: int, value: ir.Value) -> bool:
     node = flow.nodes[reader]
     if not node.inputs or node.inputs[0] is not value:
         return False
-    return node.op_type in LAST_AXIS_OPS or (node.op_type == "MatMul" and node.inputs[1] in flow.constants[reader])
+    return node.op_type in LAST_AXIS_OPS or (
+        node.op_type == "MatMul" and node.inputs[1] in flow.constants[reader]
+    )
 
 
 def _followed(flow: Dataflow, shapes: Shapes, seeds: Mapping[str, int]) -> dict[str, int]:
@@ -130,7 +134,11 @@ def _inputs(node: ir.Node) -> list[tuple[int, ir.Value]]:
 def _input_sizes(flow: Dataflow, shapes: Shapes, index: int) -> list[tuple[int, ...] | None]:
     constants = frozenset(flow.constants[index])
     return [
-        None if value is None else _constant_sizes(value) if value in constants else _sizes(shapes.of(value.name or ""))
+        None
+        if value is None
+        else _constant_sizes(value)
+        if value in constants
+        else _sizes(shapes.of(value.name or ""))
         for value in flow.nodes[index].inputs
     ]
 
@@ -143,7 +151,11 @@ def _constant_sizes(value: ir.Value) -> tuple[int, ...] | None:
 
 def _sizes(dims: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
     """Concrete sizes that keep symbolic dimensions apart from fixed ones and from each other."""
-    return None if dims is None else tuple(dim.at(1009, 2003) if dim.batch or dim.tokens else dim.at(0, 0) for dim in dims)
+    return (
+        None
+        if dims is None
+        else tuple(dim.at(1009, 2003) if dim.batch or dim.tokens else dim.at(0, 0) for dim in dims)
+    )
 
 
 def _from_sizes(flow: Dataflow, shapes: Shapes, batch: Mapping[str, int]) -> frozenset[str]:
@@ -155,5 +167,7 @@ def _from_sizes(flow: Dataflow, shapes: Shapes, batch: Mapping[str, int]) -> fro
         passes = bool(names) and node.op_type != "ConstantOfShape" and any(name in found for name in names)
         if not counts and not passes:
             continue
-        found.update(value.name for value in node.outputs if value.name and shapes.dtypes.get(value.name) in INTEGERS)
+        found.update(
+            value.name for value in node.outputs if value.name and shapes.dtypes.get(value.name) in INTEGERS
+        )
     return frozenset(found)

@@ -46,7 +46,9 @@ def follow(step: Step) -> int | None:
     """The axis of the first output that holds what ``step.axis`` of the input holds."""
     if not 0 <= step.axis < len(step.shape):
         return None
-    rule = RULES.get(step.node.op_type, _aligned_right) if step.node.domain in ("", "ai.onnx") else _same_place
+    rule = (
+        RULES.get(step.node.op_type, _aligned_right) if step.node.domain in ("", "ai.onnx") else _same_place
+    )
     found = rule(step)
     return found if found is not None and 0 <= found < len(step.out) else None
 
@@ -90,7 +92,9 @@ def _reshape(step: Step) -> int | None:
         axis for axis, size in enumerate(step.out) if prod(step.out[:axis]) == before and size == step.size
     ]
     if step.size == 1:  # among axes of size one the order decides
-        rank = sum(1 for axis in range(step.axis) if prod(step.shape[:axis]) == before and step.shape[axis] == 1)
+        rank = sum(
+            1 for axis in range(step.axis) if prod(step.shape[:axis]) == before and step.shape[axis] == 1
+        )
         return matches[rank] if rank < len(matches) else None
     return matches[0] if matches else None
 

@@ -18,7 +18,9 @@ import onnx_ir as ir
 from adapass.facts import Fact, FactCache
 from adapass.graph.tensors import subgraphs_of
 
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 
 
 @dataclass(frozen=True, slots=True)

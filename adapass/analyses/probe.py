@@ -72,7 +72,9 @@ def read_symbols(inputs: Sequence[ir.Value]) -> Symbols:
                 other[name] = 64 if rank == 4 else 8
     tokens -= batch
     return Symbols(
-        frozenset(batch), frozenset(tokens), {key: size for key, size in other.items() if key not in batch | tokens}
+        frozenset(batch),
+        frozenset(tokens),
+        {key: size for key, size in other.items() if key not in batch | tokens},
     )
 
 
@@ -85,7 +87,9 @@ def dim_symbol(value: ir.Value, axis: int) -> str | None:
     return text if isinstance(text, str) and text else f"{value.name}@{axis}"
 
 
-def observe(model: ir.Model, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tuple[Observation, ...]:
+def observe(
+    model: ir.Model, names: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> tuple[Observation, ...]:
     """Run ``model`` once per (batch, tokens) and look at the values ``names`` of the main graph.
 
     All samples of a batch are equal: a value whose rows differ depends on the position in the batch.
@@ -110,8 +114,13 @@ def observe(model: ir.Model, names: Sequence[str], sizes: Sequence[tuple[int, in
     return ()
 
 
-def _observation(size: tuple[int, int], names: list[str], whole: list[str], arrays: list[Array]) -> Observation:
-    shapes = {name: tuple(int(dim) for dim in array) for name, array in zip(names, arrays[: len(names)], strict=True)}
+def _observation(
+    size: tuple[int, int], names: list[str], whole: list[str], arrays: list[Array]
+) -> Observation:
+    shapes = {
+        name: tuple(int(dim) for dim in array)
+        for name, array in zip(names, arrays[: len(names)], strict=True)
+    }
     return Observation(size[0], size[1], shapes, dict(zip(whole, arrays[len(names) :], strict=True)))
 
 

@@ -88,10 +88,14 @@ class Shapes(Fact):
         infer_shapes(twin)
         known = {value.name: value for value in _values(twin.graph)}
         tensors = [
-            value.name or "" for value in flow.values() if isinstance(known[value.name].type, ir.TensorType | None)
+            value.name or ""
+            for value in flow.values()
+            if isinstance(known[value.name].type, ir.TensorType | None)
         ]
         symbols = read_symbols(model.graph.inputs)
-        dtypes = _complete_types(flow, {name: dtype for name in tensors if (dtype := known[name].dtype) is not None})
+        dtypes = _complete_types(
+            flow, {name: dtype for name in tensors if (dtype := known[name].dtype) is not None}
+        )
         inferred = {name: dims for name in tensors if (dims := _inferred(known[name], symbols)) is not None}
         runs: tuple[Observation, ...] = ()
         if len(inferred) < len(tensors) or symbols.batch or symbols.tokens:
@@ -173,7 +177,11 @@ def _fit_dim(seen: Mapping[tuple[int, int], int]) -> Dim:
 def _by_position(runs: tuple[Observation, ...]) -> Iterable[str]:
     """All samples of a probe are equal, so equal rows and equal contents say: depends on no position."""
     by_size = {(run.batch, run.tokens): run for run in runs}
-    pairs = [(run, by_size[larger]) for size, run in by_size.items() if (larger := (size[0] + 1, size[1])) in by_size]
+    pairs = [
+        (run, by_size[larger])
+        for size, run in by_size.items()
+        if (larger := (size[0] + 1, size[1])) in by_size
+    ]
     for small, large in pairs:
         for name, content in small.integers.items():
             if _depends_on_position(content, large.integers[name], small.batch):
@@ -183,7 +191,11 @@ def _by_position(runs: tuple[Observation, ...]) -> Iterable[str]:
 def _depends_on_position(small: Array, large: Array, batch: int) -> bool:
     if small.shape == large.shape:
         return not np.array_equal(small, large)
-    axes = [axis for axis, pair in enumerate(zip(small.shape, large.shape, strict=False)) if pair == (batch, batch + 1)]
+    axes = [
+        axis
+        for axis, pair in enumerate(zip(small.shape, large.shape, strict=False))
+        if pair == (batch, batch + 1)
+    ]
     if small.ndim != large.ndim or len(axes) != 1:
         return True
     rows = np.moveaxis(large, axes[0], 0)

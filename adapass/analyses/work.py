@@ -88,7 +88,9 @@ def _work(flow: Dataflow, shapes: Shapes, sizes: Mapping[str, Shape], index: int
     node = flow.nodes[index]
     if node.op_type in VIEWS:
         return NodeWork()
-    call = _Call(node, [_size(value, sizes) for value in node.inputs], [_size(value, sizes) for value in node.outputs])
+    call = _Call(
+        node, [_size(value, sizes) for value in node.inputs], [_size(value, sizes) for value in node.outputs]
+    )
     written = sum(_bytes(value, shapes, sizes) for value in node.outputs)
     if node.op_type in LOOKUPS:
         return NodeWork(0, written, written, 0)
@@ -181,7 +183,6 @@ def _matmul(call: _Call) -> int:
     return 2 * call.out * (left[-1] if left else 0)
 
 
-
 def _gemm(call: _Call) -> int:
     left = call.shape(0)
     return 2 * call.out * left[0 if call.number("transA", 0) else -1] if left else 0
@@ -208,7 +209,9 @@ def _recurrent(gates: int) -> Callable[[_Call], int]:
 
 def _einsum(call: _Call) -> int:
     attribute = call.node.attributes.get("equation")
-    terms = (attribute.as_string() if attribute is not None else "").replace(" ", "").split("->")[0].split(",")
+    terms = (
+        (attribute.as_string() if attribute is not None else "").replace(" ", "").split("->")[0].split(",")
+    )
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, call.inputs, strict=False):
         sizes.update(zip(term, shape or (), strict=False))
@@ -220,7 +223,9 @@ def _pool(call: _Call) -> int:
     return call.out * (prod(kernel.as_ints()) if kernel is not None and not kernel.is_ref() else 1)
 
 
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "Constant", "Dropout"})
+VIEWS = frozenset(
+    {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "Constant", "Dropout"}
+)
 LOOKUPS = frozenset({"Gather", "Slice", "GatherND", "GatherElements"})
 MOVES = (
     "Transpose", "Concat", "Split", "Expand", "Tile", "Pad", "Cast", "DepthToSpace", "SpaceToDepth", "ScatterND",

@@ -1,0 +1,97 @@
+"""Which values are cheap enough to cross a cut beside the main one: masks, positions, sizes.
+
+A side value is computed from the graph inputs without any learned layer, with under one percent of
+the model's work and lookups into under one percent of its weights. Everything else is *main*: the
+activations that an exit would save.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Self
+
+import onnx_ir as ir
+
+from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.work import Work, elements, stored_bytes
+from adapass.facts import Fact, FactCache
+from adapass.graph.tensors import subgraphs_of
+
+NEGLIGIBLE = 0.01
+LEARNED = frozenset(
+    {
+        "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "Gemm", "LSTM", "GRU", "RNN",
+        "QLinearMatMul", "Attention", "MultiHeadAttention", "QAttention",
+    }
+)  # fmt: skip
+"""Operators that carry the main computation wherever they occur."""
+SIZES = frozenset({"Shape", "Size"})
+PRODUCTS = frozenset({"MatMul", "MatMulInteger", "Einsum", "FusedMatMul"})
+
+
+@dataclass(frozen=True, slots=True)
+class SideValues(Fact):
+    """The split of the live nodes into main ones and side ones."""
+
+    main: frozenset[int] = field(repr=False)
+    """Positions in ``Dataflow.nodes``."""
+
+    @classmethod
+    def compute(cls, model: ir.Model, facts: FactCache) -> Self:
+        del model
+        flow, work = facts.get(Dataflow), facts.get(Work)
+        flops = [part.flops for part in work.typical]
+        weights = {value: stored_bytes(value) for values in flow.constants for value in values}
+        most_flops, most_bytes = NEGLIGIBLE * sum(flops), NEGLIGIBLE * sum(weights.values())
+        main: set[int] = set()
+        for index, node in enumerate(flow.nodes):
+            if node.op_type in SIZES:
+                continue  # sizes are known without the content
+            inherited = any(before in main for before in flow.graph.predecessors(index))
+            if (
+                inherited
+                or is_learned(flow, index)
+                or subgraphs_of(node)
+                or node.domain not in ("", "ai.onnx")
+            ):
+                main.add(index)
+                continue
+            cone = _cone(flow, index)
+            tables = {value for part in cone for value in flow.constants[part]}
+            if (
+                sum(flops[part] for part in cone) > most_flops
+                or sum(weights[it] for it in tables) > most_bytes
+            ):
+                main.add(index)
+        return cls(frozenset(main))
+
+
+def _cone(flow: Dataflow, index: int) -> frozenset[int]:
+    """A side node and everything it computes from; sizes need nothing computed."""
+    seen = {index}
+    stack = [index]
+    while stack:
+        for before in flow.graph.predecessors(stack.pop()):
+            if before in seen:
+                continue
+            seen.add(before)
+            if flow.nodes[before].op_type not in SIZES:
+                stack.append(before)
+    return frozenset(seen)
+
+
+def is_learned(flow: Dataflow, index: int) -> bool:
+    """Whether a node multiplies by stored weights (or attends): the heavy steps between which cuts are chosen."""
+    node = flow.nodes[index]
+    if node.op_type in LEARNED:
+        return True
+    return node.op_type in PRODUCTS and any(_is_matrix(value) for value in flow.constants[index])
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    """Not the vector of frequencies that rotary positions multiply by."""
+    if value.shape is None or len(value.shape) < 2:
+        return False
+    last = [dim for dim in value.shape[-2:] if isinstance(dim, int)]
+    return len(last) == 2 and min(last) > 1 and elements(value) == prod(int(dim) for dim in value.shape)
