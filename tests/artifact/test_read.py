@@ -87,13 +87,26 @@ def test_refuses_an_empty_folder_inside(maker: Maker) -> None:
         read_artifact(folder)
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "manifest.json"])
-def test_refuses_a_link(maker: Maker, name: str) -> None:
+def test_says_how_many_bytes_are_missing(maker: Maker) -> None:
+    folder = maker.write()
+    model = folder / "model.onnx"
+    size_bytes = model.stat().st_size
+    model.write_bytes(model.read_bytes()[:-1])
+
+    with pytest.raises(ArtifactError, match=f"has {size_bytes - 1} bytes, expected {size_bytes}"):
+        read_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("recipe.yaml", r"recipe\.yaml is a link"), ("manifest.json", r"has no manifest\.json")],
+)
+def test_refuses_a_link(maker: Maker, name: str, message: str) -> None:
     folder = maker.write()
     (folder / name).rename(maker.folder / "moved")
     (folder / name).symlink_to(maker.folder / "moved")
 
-    with pytest.raises(ArtifactError, match=r"link|no manifest\.json"):
+    with pytest.raises(ArtifactError, match=message):
         read_artifact(folder)
 
 

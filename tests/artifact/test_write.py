@@ -65,6 +65,16 @@ def test_holds_the_external_data_of_the_original(maker: Maker, tiny: Callable[..
     assert "parts/weights.bin" in read_artifact(folder).manifest.files
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "manifest.json", "model.onnx"])
+def test_refuses_external_data_with_a_name_it_needs(
+    maker: Maker, tiny: Callable[..., Path], name: str
+) -> None:
+    tiny(maker.model, external=name)
+
+    with pytest.raises(ArtifactError, match=f"'{name}', a name adapass needs"):
+        maker.write()
+
+
 def test_writes_the_same_bytes_twice(maker: Maker) -> None:
     assert files_under(maker.write("a.adapass")) == files_under(maker.write("b.adapass"))
 
