@@ -16,7 +16,11 @@ from adapass.errors import RecipeError, UsageError
 from adapass.generator import Generator
 from adapass.rewrite import Pass
 
-PASSES: Mapping[str, str] = MappingProxyType({})
+PASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "quantize-8bit": "adapass.passes.quantize.quantize_8bit:Quantize8bit",
+    }
+)
 
 GENERATORS: Mapping[str, str] = MappingProxyType(
     {

@@ -76,7 +76,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def without_conversions(model: ir.Model) -> ir.Model:
-    """A float copy: marked conversions of activations bypassed, 8-bit weights stored as the floats they stand for."""
+    """A float copy: marked conversions bypassed, 8-bit weights as the floats they stand for."""
     copy = model.clone()
     for node in list(copy.graph):
         if node.op_type == "DequantizeLinear" and constant_array(node.inputs[0]) is not None:

@@ -131,7 +131,7 @@ class Quantize8bit(BudgetedPass):
             return
         if data is None:
             raise DataError(
-                f"{self.name}: {len(waiting)} activation ranges and biases must be calibrated and no data was given; "
+                f"{self.name}: {len(waiting)} ranges and biases must be calibrated and no data was given; "
                 'give data, or let ranges follow the inputs: quantize-8bit{settings=["dynamic"]}'
             )
         fit_scales(

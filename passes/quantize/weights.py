@@ -51,11 +51,11 @@ def quantize_weight(
     low, high = _extremes(weight.astype(np.float64), axis)
     scale = np.maximum(-low, high) / limit if symmetric else (high - low) / (2 * limit)
     scale = np.where(scale < np.finfo(np.float32).tiny, 1.0, scale)
-    scale = np.asarray(scale, np.float32)
+    scale = scale.astype(np.float32)
     zero = np.zeros(scale.shape) if symmetric else np.clip(np.rint(-limit - low / scale), -limit, limit)
     wide_scale = _aligned(scale.astype(np.float64), axis, weight.ndim)
     values = np.clip(np.rint(weight / wide_scale) + _aligned(zero, axis, weight.ndim), -limit, limit)
-    return QuantizedWeight(values.astype(np.int8), scale, zero.astype(np.int8), axis)
+    return QuantizedWeight(values.astype(np.int8), scale.astype(np.float32), zero.astype(np.int8), axis)
 
 
 def widen_for_bias(weight: QuantizedWeight, bias: Floats, input_scale: float) -> QuantizedWeight:
