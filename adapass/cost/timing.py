@@ -136,8 +136,8 @@ def _resampled_means(contestants: Sequence[Seconds]) -> Seconds:
     random = np.random.default_rng(0)
     means = np.empty((len(contestants), RESAMPLES))
     for index in range(RESAMPLES):
-        chosen_rounds: Indices = random.integers(rounds, size=rounds)
-        chosen_feeds: Indices = random.integers(feeds, size=feeds)
+        chosen_rounds: Indices = random.integers(rounds, size=(rounds,))
+        chosen_feeds: Indices = random.integers(feeds, size=(feeds,))
         for which, calls in enumerate(contestants):
             medians = np.median(calls[chosen_rounds], axis=0)
             means[which, index] = medians[chosen_feeds].mean()

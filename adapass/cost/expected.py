@@ -1,0 +1,126 @@
+"""Expected latency of a model with exits: what each stage costs, weighed by how many samples reach it.
+
+A stage is the part of the network between two exits together with the head at its end. Samples that
+took an exit leave the batch, so a later stage runs on fewer samples, or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from adapass.cost.model import FREE, Cost, Trust
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Cost of a stage by number of samples: measured at some batch sizes, straight lines between them.
+
+    Below the smallest measured size the cost stays (launches and weights are paid for one sample too),
+    above the largest it grows in proportion.
+    """
+
+    points: Mapping[int, Cost]
+
+    def __post_init__(self) -> None:
+        if not self.points or min(self.points) < 1:
+            raise ValueError("a cost curve needs at least one measured batch size, all at least 1")
+
+    def at(self, samples: int) -> Cost:
+        """Cost of running ``samples`` samples at once; no samples cost nothing."""
+        if samples == 0:
+            return FREE
+        sizes = sorted(self.points)
+        above = bisect_left(sizes, samples)
+        if above < len(sizes) and sizes[above] == samples:
+            return self.points[samples]
+        if above == 0:
+            return self._modelled(self.points[sizes[0]].seconds, sizes[0])
+        if above == len(sizes):
+            return self._modelled(self.points[sizes[-1]].seconds * samples / sizes[-1], sizes[-1])
+        low, high = sizes[above - 1], sizes[above]
+        share = (samples - low) / (high - low)
+        seconds = (1 - share) * self.points[low].seconds + share * self.points[high].seconds
+        return self._modelled(seconds, low, high)
+
+    def _modelled(self, seconds: float, *sizes: int) -> Cost:
+        return Cost(seconds, min(Trust.MODEL, *(self.points[size].trust for size in sizes)))
+
+
+def reach_of(exits: npt.NDArray[np.int64], stages: int) -> tuple[float, ...]:
+    """The share of samples that reach each stage, from the exit index each sample took (0 = the first exit).
+
+    The first stage is reached by all. ``stages`` is the number of exits plus one for the rest of the model.
+    """
+    if exits.size == 0 or exits.min() < 0 or exits.max() >= stages:
+        raise ValueError(f"exit indices must lie in 0..{stages - 1}, for at least one sample")
+    taken = np.bincount(exits, minlength=stages)
+    left = exits.size - np.concatenate(([0], np.cumsum(taken)[:-1]))
+    return tuple(float(count) / exits.size for count in left)
+
+
+def expected_cost(stages: Sequence[Cost], reach: Sequence[float]) -> Cost:
+    """Expected cost of one sample at batch 1; each stage's cost includes the head at its end."""
+    _check_reach(stages, reach)
+    return sum((cost * share for cost, share in zip(stages, reach, strict=True)), start=FREE)
+
+
+def masked_cost(stages: Sequence[Cost]) -> Cost:
+    """Cost where nothing is skipped, as on a target without control flow."""
+    return sum(stages, start=FREE)
+
+
+def expected_batch_cost(stages: Sequence[Curve], reach: Sequence[float], batch: int) -> Cost:
+    """Expected cost of one batch of ``batch`` independent samples when finished samples leave it.
+
+    The number of samples at a stage is binomial; the stage is skipped when none is left.
+    """
+    _check_reach(stages, reach)
+    total = FREE
+    for curve, share in zip(stages, reach, strict=True):
+        for samples, probability in enumerate(binomial(batch, share)):
+            if probability > 0:
+                total += curve.at(samples) * probability
+    return total
+
+
+def expected_left(reach: Sequence[float], batch: int) -> tuple[float, ...]:
+    """The expected number of samples of a batch that are left at each stage."""
+    return tuple(batch * share for share in reach)
+
+
+def stage_runs(reach: Sequence[float], batch: int) -> tuple[float, ...]:
+    """The probability that a stage runs at all, because at least one sample of the batch is left."""
+    return tuple(1 - (1 - share) ** batch for share in reach)
+
+
+def expected_depth(reach: Sequence[float], layers: Sequence[float]) -> float:
+    """The mean number of layers a sample passes, ``layers`` being those of each stage."""
+    _check_reach(layers, reach)
+    return sum(share * count for share, count in zip(reach, layers, strict=True))
+
+
+def binomial(trials: int, probability: float) -> tuple[float, ...]:
+    """The probabilities of 0, 1, ..., ``trials`` successes, through logarithms: nothing overflows."""
+    if probability in {0.0, 1.0}:
+        certain = trials if probability else 0
+        return tuple(float(count == certain) for count in range(trials + 1))
+    log_yes, log_no = math.log(probability), math.log1p(-probability)
+    choose = [
+        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(trials + 1)
+    ]
+    return tuple(math.exp(choose[k] + k * log_yes + (trials - k) * log_no) for k in range(trials + 1))
+
+
+def _check_reach(stages: Sequence[object], reach: Sequence[float]) -> None:
+    if len(stages) != len(reach):
+        raise ValueError(f"{len(stages)} stages but {len(reach)} reach probabilities")
+    grows = any(later > earlier for earlier, later in pairwise(reach))
+    if grows or any(not 0 <= share <= 1 for share in reach):
+        raise ValueError(f"reach probabilities must lie in 0..1 and never grow: {tuple(reach)}")

@@ -1,0 +1,104 @@
+"""Tables of measured regions: each measured once through the generator that will run it, then read from the cache.
+
+Every measurement is stored as soon as it is taken, so an interrupted search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from adapass.budgeted import Feeds
+from adapass.cache import Cache, Json
+from adapass.cost.measure import REAL_CLOCK, Clock, interleaved
+from adapass.cost.model import Cost, Trust
+from adapass.generator import Options, Runner
+
+KIND: Final = "region-latency"
+ROUNDS: Final = 5
+WARMUP: Final = 3
+MIN_FEEDS: Final = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionKey:
+    """Everything the latency of a region depends on. Equal keys share one measurement."""
+
+    content: str
+    """Digest of the region's structure."""
+    generator: str
+    target: str
+    machine: str
+    """``Fingerprint.key``: the machine and the versions of its libraries."""
+    threads: int
+    shapes: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]
+    """For each feed the shapes of its inputs, by name; see ``shapes_of``."""
+    options: Options = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_json(self) -> Json:
+        options: dict[str, Json] = dict(self.options)
+        return {
+            **{name: value for name, value in asdict(self).items() if name != "options"},
+            "options": options,
+        }
+
+
+def shapes_of(feeds: Sequence[Feeds]) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]:
+    """The mix of shapes: what latency depends on of the inputs (what they hold does not count for a plain region)."""
+    return tuple(tuple((name, tuple(feed[name].shape)) for name in sorted(feed)) for feed in feeds)
+
+
+@dataclass(frozen=True)
+class RegionTable:
+    """Latency of regions on this machine, backed by the on-disk cache."""
+
+    cache: Cache
+    max_seconds: float | None = None
+    """Time limit for one measurement, not for the table."""
+    clock: Clock = REAL_CLOCK
+
+    def get(self, key: RegionKey) -> Cost | None:
+        """The stored cost, or ``None`` when the region was never measured here."""
+        entry = self.cache.get(KIND, key.to_json())
+        if not isinstance(entry, Mapping):
+            return None
+        seconds = entry.get("seconds")
+        return Cost(seconds, Trust.MEASURED) if isinstance(seconds, float) else None
+
+    def get_or_measure(
+        self, key: RegionKey, open_runner: Callable[[], Runner], feeds: Sequence[Feeds]
+    ) -> Cost:
+        """The mean latency of a call over ``feeds``; opens and times a runner only when it is not known yet."""
+        known = self.get(key)
+        if known is not None:
+            return known
+        with self.cache.locked("measuring"):
+            # Another process may have measured it while this one waited.
+            return self.get(key) or self._measure(key, open_runner, feeds)
+
+    def _measure(self, key: RegionKey, open_runner: Callable[[], Runner], feeds: Sequence[Feeds]) -> Cost:
+        # A block needs some calls to be worth its discarded first one.
+        repeated = [*feeds] * max(1, -(-MIN_FEEDS // len(feeds)))
+        runner = open_runner()
+        try:
+            timing = interleaved(
+                {"region": runner.run},
+                repeated,
+                rounds=ROUNDS,
+                warmup=WARMUP,
+                max_seconds=self.max_seconds,
+                clock=self.clock,
+            )["region"]
+        finally:
+            runner.close()
+        for note in timing.notes:
+            logger.info("measuring %s: %s", key.content, note)
+        self.cache.put(
+            KIND, key.to_json(), {"seconds": timing.mean, "calls": timing.n, "notes": timing.notes}
+        )
+        return Cost(timing.mean, Trust.MEASURED)
