@@ -1,4 +1,4 @@
-"""Tables of measured regions: each measured once through the generator that will run it, then read from the cache.
+"""Tables of measured regions: timed once, through the generator that will run them, then read from the cache.
 
 Every measurement is stored as soon as it is taken, so an interrupted search goes on where it was.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -41,15 +41,13 @@ class RegionKey:
     options: Options = field(default_factory=lambda: MappingProxyType({}))
 
     def to_json(self) -> Json:
+        names = ("content", "generator", "target", "machine", "threads", "shapes")
         options: dict[str, Json] = dict(self.options)
-        return {
-            **{name: value for name, value in asdict(self).items() if name != "options"},
-            "options": options,
-        }
+        return {**{name: getattr(self, name) for name in names}, "options": options}
 
 
 def shapes_of(feeds: Sequence[Feeds]) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]:
-    """The mix of shapes: what latency depends on of the inputs (what they hold does not count for a plain region)."""
+    """The mix of shapes: of the inputs of a plain region, latency depends on nothing else."""
     return tuple(tuple((name, tuple(feed[name].shape)) for name in sorted(feed)) for feed in feeds)
 
 
@@ -73,7 +71,7 @@ class RegionTable:
     def get_or_measure(
         self, key: RegionKey, open_runner: Callable[[], Runner], feeds: Sequence[Feeds]
     ) -> Cost:
-        """The mean latency of a call over ``feeds``; opens and times a runner only when it is not known yet."""
+        """The mean latency of a call over ``feeds``; a runner is opened and timed only when it is unknown."""
         known = self.get(key)
         if known is not None:
             return known
