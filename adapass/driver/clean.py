@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from adapass.budgeted import BudgetedPass
+from adapass.defaults import CLEAN, FAMILIES
 from adapass.driver.request import Request
 from adapass.errors import RecipeError
 from adapass.pipeline import Pipeline
-from adapass.defaults import CLEAN, FAMILIES
 from adapass.registry import pass_names
 from adapass.rewrite import Exactness, Pass
 from adapass.text_form import parse_pass, parse_passes
@@ -17,6 +17,7 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
 
     Raises:
         RecipeError: an unknown pass is named, or a lossy one that no budget can bound.
+
     """
     if request.passes is None:
         listed: tuple[Pass, ...] = tuple(parse_pass(name) for name in (*CLEAN, *FAMILIES))
@@ -24,11 +25,15 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
         listed = parse_passes(request.passes)
     unknown = set(request.skip_passes) - set(pass_names())
     if unknown:
-        raise RecipeError(f"cannot skip unknown passes {', '.join(sorted(unknown))}; see `adapass passes list`")
+        raise RecipeError(
+            f"cannot skip unknown passes {', '.join(sorted(unknown))}; see `adapass passes list`"
+        )
     kept = [step for step in listed if step.name not in request.skip_passes]
     families = tuple(step for step in kept if isinstance(step, BudgetedPass))
     exact = [step for step in kept if not isinstance(step, BudgetedPass)]
     lossy = [step.name for step in exact if step.exactness is Exactness.LOSSY]
     if lossy:
-        raise RecipeError(f"{', '.join(lossy)} change the numbers without a budget; run them with a Pipeline in Python")
+        raise RecipeError(
+            f"{', '.join(lossy)} change the numbers without a budget; run them with a Pipeline in Python"
+        )
     return Pipeline(exact), families

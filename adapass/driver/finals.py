@@ -70,18 +70,28 @@ def build_all(
 
 
 def fastest(
-    builds: Sequence[Build], original: Path, feeds: Sequence[Feeds], *, threads: int, cache: Cache, machine: str
+    builds: Sequence[Build],
+    original: Path,
+    feeds: Sequence[Feeds],
+    *,
+    threads: int,
+    cache: Cache,
+    machine: str,
 ) -> tuple[Build, Mapping[str, float]]:
     """The build with the lowest mean latency, and the mean seconds of all, by name, the original included.
 
     The answer is remembered by content, so the same run decides the same way on a noisy machine.
     """
-    key = "|".join([machine, str(threads), str(original.stat().st_size), *(_identity(b) for b in builds), _shapes(feeds)])
+    key = "|".join(
+        [machine, str(threads), str(original.stat().st_size), *(_identity(b) for b in builds), _shapes(feeds)]
+    )
     known = cache.get("finals", key)
     if isinstance(known, Mapping) and {ORIGINAL, *(b.name for b in builds)} == set(known):
         seconds = {name: float(str(value)) for name, value in known.items()}
     else:
-        seconds = {name: timing.mean for name, timing in race(builds, original, feeds, threads=threads).items()}
+        seconds = {
+            name: timing.mean for name, timing in race(builds, original, feeds, threads=threads).items()
+        }
         cache.put("finals", key, seconds)
     return min(builds, key=lambda b: seconds[b.name]), seconds
 

@@ -62,6 +62,7 @@ def gather(
     Raises:
         InvalidInputError: model, data or options are wrong.
         TargetError: the target is unknown.
+
     """
     path = _as_file(model, scratch)
     loaded = load_model(path)
@@ -79,7 +80,9 @@ def timing_feeds(material: Material, request: Request, wanted: int) -> list[Feed
         return [search.feeds(i) for i in spread_indices(len(search), wanted)]
     count = max(2, wanted // request.batch)
     if len(search) < request.batch:
-        raise DataError(f"{len(search)} search samples are fewer than one batch of {request.batch}; give more data")
+        raise DataError(
+            f"{len(search)} search samples are fewer than one batch of {request.batch}; give more data"
+        )
     starts = spread_indices(len(search) - request.batch + 1, count)
     return [search.batch(range(start, start + request.batch)) for start in starts]
 
@@ -113,13 +116,13 @@ def _generators(request: Request, model: ir.Model, target: Target) -> tuple[Gene
     return tuple(found)
 
 
-def _parts(
-    model: ir.Model, request: Request, data: Source | None, eval_data: Source | None
-) -> Parts | None:
+def _parts(model: ir.Model, request: Request, data: Source | None, eval_data: Source | None) -> Parts | None:
     if data is None and eval_data is None:
         return None
     if data is None:
-        raise UsageError("--eval was given without --data: fitting needs data of its own; give both, or --data alone")
+        raise UsageError(
+            "--eval was given without --data: fitting needs data of its own; give both, or --data alone"
+        )
     fit = load_data(data, model, allow_code=request.allow_code)
     if eval_data is None:
         split = split_by_hash(fit, WITHOUT_EVAL, seed=request.seed)
@@ -128,7 +131,9 @@ def _parts(
     shared = overlap(held_out, fit)
     rest = without(held_out, fit) if shared else held_out
     if len(rest) < 2:
-        raise DataError(f"{shared} of {len(held_out)} evaluation samples are also in the fit data; give samples of their own")
+        raise DataError(
+            f"{shared} of {len(held_out)} evaluation samples are also in the fit data; give samples of their own"
+        )
     split = split_by_hash(rest, WITH_EVAL, seed=request.seed)
     notes = (f"{shared} evaluation samples are also in the fit data and were left out",) if shared else ()
     return Parts(fit, split["search"], split["certify"], notes)

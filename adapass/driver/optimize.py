@@ -9,33 +9,21 @@ whatever is wrong with the input ends before any work.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapass.artifact.write import check_destination
-from adapass.budgeted import Feeds
-from adapass.cache import Cache
-from adapass.data import Source, fingerprint
+from adapass.data import Source
 from adapass.driver.clean import split_passes
-from adapass.driver.finals import build_all, fastest
-from adapass.driver.material import Material, ModelSource, Parts, default_threads, gather, timing_feeds
-from adapass.driver.outcome import Finding, conclude, hand_back
-from adapass.driver.proof import prove
+from adapass.driver.job import PHASES, Job
+from adapass.driver.material import ModelSource, default_threads, gather
+from adapass.driver.recipe import read_plan
 from adapass.driver.report import Result
 from adapass.driver.request import Mode, Request
 from adapass.errors import UsageError
-from adapass.machine import fingerprint as machine_fingerprint
 from adapass.observe import LogCounts, ShowProgress
 from adapass.progress import Progress, Silent
-from adapass.search.candidates import Candidate, Search
-from adapass.search.judge import Judge, predict, spread_indices
-from adapass.search.plan import Plan
-from adapass.search.stopwatch import Stopwatch
 from adapass.search.store import Store
-
-PHASES = 6
 
 
 def optimize(
@@ -74,6 +62,7 @@ def optimize(
         InvalidInputError: model, data, recipe or options are wrong.
         TargetError: the target is unknown.
         VerificationError: a pass broke the model.
+
     """
     if mode not in list(Mode):
         raise UsageError(f"mode is '{mode}', expected one of {', '.join(Mode)}")
@@ -99,3 +88,39 @@ def optimize(
     )
     with tempfile.TemporaryDirectory(prefix="adapass-") as scratch:
         return _run(model, request, data, eval_data, recipe, Path(scratch), progress or Silent())
+
+
+def _run(
+    model: ModelSource,
+    request: Request,
+    data: Source | None,
+    eval_data: Source | None,
+    recipe: Path | None,
+    scratch: Path,
+    progress: Progress,
+) -> Result:
+    steps, families = split_passes(request)
+    material = gather(model, request, data, eval_data, scratch)
+    destination = destination_of(request, material.path)
+    store = Store()
+    if not request.dry_run:
+        check_destination(destination)
+        store = Store(destination.with_name(f"{destination.name}.work"))
+    if not request.resume:
+        store.clear()
+    progress.phase("clean", 1, PHASES)
+    fit = material.parts.fit if material.parts is not None else None
+    watchers = [LogCounts(), ShowProgress(progress)]
+    clean = steps.run(material.model, data=fit, observers=watchers, seed=request.seed).model
+    job = Job(request, material, clean, steps, families, store, scratch, progress, destination)
+    result = job.run(None if recipe is None else read_plan(recipe))
+    store.clear()
+    return result
+
+
+def destination_of(request: Request, model: Path) -> Path:
+    """``--output``, else the model's name in the current folder; always ends in ``.adapass``."""
+    if request.output is None:
+        return Path(f"{model.stem}.adapass")
+    wanted = request.output
+    return wanted if wanted.suffix == ".adapass" else wanted.with_name(f"{wanted.name}.adapass")

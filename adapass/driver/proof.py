@@ -7,13 +7,17 @@ setting is tested in turn; the first that fails ends it, and the last that passe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from adapass.budgeted import Array, OperatingPoint
-from adapass.certify import Certificate, certify_sequence
+from adapass.certify.bounds import upper_bound
+from adapass.certify.certificate import Certificate, issue
+from adapass.certify.losses import Losses
+from adapass.certify.sequence import certify
 from adapass.driver.finals import Build, knob_feeds
 from adapass.progress import Progress
 from adapass.search.judge import Judge, stack_outputs
@@ -26,36 +30,63 @@ class Proof:
     """The outcome of certification."""
 
     point: OperatingPoint | None
-    """The setting that ships; ``None`` for a model without knobs, or when nothing passed."""
+    """The setting that ships: the last that passed, or the safest when nothing passed; ``None`` without knobs."""
     certificate: Certificate | None
     """``None`` when nothing passed."""
     reachable: float
-    """Upper confidence bound on the drop at the safest setting: the nearest budget that could be reached."""
+    """Upper confidence bound on the drop at that setting."""
     score: float
-    """The metric on the certify part at the shipped (or, when nothing passed, the safest) setting."""
+    """The metric on the certify part at that setting."""
+    exits: npt.NDArray[np.int64] | None
+    """The exit each certify sample took; ``None`` for a model without exits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    losses: Losses
+    score: float
+    exits: npt.NDArray[np.int64] | None
 
 
 def prove(
-    build: Build, judge: Judge, *, max_drop: float, confidence: float, threads: int, seed: int, progress: Progress
+    build: Build,
+    judge: Judge,
+    *,
+    max_drop: float,
+    confidence: float,
+    split_seed: int,
+    data: str,
+    threads: int,
+    progress: Progress,
 ) -> Proof:
-    """Walk the path of settings of one build over the certify samples."""
+    """Walk the path of settings of one build over the certify samples (``data`` is their fingerprint)."""
     path = path_of(build.candidate.points)
-    outputs: list[Array] = []
+    runs: list[_Run] = []
 
-    def losses(index: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        progress.step(index, len(path), "certify")
-        outputs.append(_outputs(build, judge, path[index], threads))
-        return judge.losses(outputs[-1])
+    def walk() -> Iterator[Losses]:
+        for index, point in enumerate(path):
+            runs.append(_run(build, judge, point, threads))
+            progress.step(index + 1, len(path), "certify")
+            yield runs[-1].losses
 
-    verdict = certify_sequence(
-        losses, len(path), max_drop=max_drop, confidence=confidence, metric=judge.metric, seed=seed
+    verdict = certify(walk(), max_drop, confidence)
+    position = verdict.index or 0
+    shipped = runs[position]
+    certificate = (
+        None
+        if verdict.index is None
+        else issue(
+            shipped.losses,
+            verdict,
+            position=position,
+            max_drop=max_drop,
+            confidence=confidence,
+            split_seed=split_seed,
+            data=data,
+        )
     )
-    chosen = verdict.index if verdict.index is not None else 0
     return Proof(
-        path[chosen] if verdict.index is not None else None,
-        verdict.certificate,
-        verdict.first_bound,
-        judge.score(outputs[chosen]),
+        path[position], certificate, upper_bound(shipped.losses, confidence), shipped.score, shipped.exits
     )
 
 
@@ -67,11 +98,19 @@ def path_of(points: Sequence[OperatingPoint]) -> list[OperatingPoint | None]:
     return [points[int(i)] for i in wanted]
 
 
-def _outputs(build: Build, judge: Judge, point: OperatingPoint | None, threads: int) -> Array:
+def _run(build: Build, judge: Judge, point: OperatingPoint | None, threads: int) -> _Run:
     name = build.candidate.model.graph.outputs[0].name or ""
+    samples, taken = judge.samples, list[npt.NDArray[np.int64]]()
     runner = build.generator.load(build.folder, threads=threads)
+
+    def one(index: int) -> Array:
+        outcome = runner.run(knob_feeds(samples.feeds(index), point))
+        if outcome.exits is not None:
+            taken.append(outcome.exits)
+        return outcome.outputs[name]
+
     try:
-        samples = judge.samples
-        return stack_outputs(samples, lambda i: runner.run(knob_feeds(samples.feeds(i), point)).outputs[name])
+        output = stack_outputs(samples, one)
     finally:
         runner.close()
+    return _Run(judge.compare(output), judge.score(output), np.concatenate(taken) if taken else None)

@@ -31,7 +31,9 @@ class Report:
 
     def to_dict(self) -> dict[str, object]:
         return {
-            "table": [{"what": r.what, "before": r.before, "after": r.after, "note": r.note} for r in self.rows],
+            "table": [
+                {"what": r.what, "before": r.before, "after": r.after, "note": r.note} for r in self.rows
+            ],
             "messages": list(self.messages),
             **self.figures,
         }

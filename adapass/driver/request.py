@@ -38,7 +38,13 @@ EFFORT: Mapping[Mode, Effort] = MappingProxyType(
         Mode.QUICK: Effort(1000, 500, 16, 24, (0.0, 0.2), ("max-probability",), 1),
         Mode.DEFAULT: Effort(3000, 2000, 32, 32, (0.0, 0.1, 0.3), ("max-probability",), 2),
         Mode.EXTENSIVE: Effort(
-            20000, 5000, 64, 64, (0.0, 0.05, 0.1, 0.2, 0.4), ("max-probability", "margin", "entropy", "patience"), 4
+            20000,
+            5000,
+            64,
+            64,
+            (0.0, 0.05, 0.1, 0.2, 0.4),
+            ("max-probability", "margin", "entropy", "patience"),
+            4,
         ),
     }
 )
@@ -72,7 +78,9 @@ class Request:
     def __post_init__(self) -> None:
         """Check ranges, so that nothing long starts with a senseless request."""
         if not 0.0 <= self.max_drop < 1.0:
-            raise UsageError(f"max_drop is {self.max_drop}, expected a share from 0 to below 1 (0.01 is one point)")
+            raise UsageError(
+                f"max_drop is {self.max_drop}, expected a share from 0 to below 1 (0.01 is one point)"
+            )
         if not 0.5 <= self.confidence < 1.0:
             raise UsageError(f"confidence is {self.confidence}, expected 0.5 to below 1 (0.95 is usual)")
         for name in ("threads", "batch"):

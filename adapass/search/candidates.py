@@ -62,7 +62,6 @@ class Search:
     spared_shares: Sequence[float]
     finalists: int
     threads: int
-    batch: int
     fingerprint: str
     """Of the data and the seed: part of every key of the store."""
     store: Store

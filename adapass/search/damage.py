@@ -48,7 +48,9 @@ def distortion(reference: Array, output: Array) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2))) / max(scale, 1e-12)
 
 
-def levels(choices: Sequence[Choice], damage: Mapping[str, float], shares: Sequence[float]) -> list[tuple[Choice, ...]]:
+def levels(
+    choices: Sequence[Choice], damage: Mapping[str, float], shares: Sequence[float]
+) -> list[tuple[Choice, ...]]:
     """For each share of sites to spare, all choices but the most damaging ones; duplicates left out."""
     ordered = sorted(choices, key=lambda c: (damage[c.key], c.site))
     picked: list[tuple[Choice, ...]] = []

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.budgeted import Array, Samples
-from adapass.certify.losses import Metric, paired_losses, score
+from adapass.certify.losses import Losses, Metric, losses
 from adapass.execution import Session
 
 Report = Callable[[int, int], None]
@@ -24,14 +24,38 @@ class Judge:
     original: Array
     """The original's first output for every sample, [N, ...]."""
     metric: Metric
+    threshold: float
+    """Where a yes/no decision lies: 0 for logits, 0.5 behind a sigmoid."""
+
+    def compare(self, output: Array) -> Losses:
+        """Losses of ``output`` ([N, ...], same order) against the original."""
+        return losses(self.original, output, self.samples.labels, self.metric, threshold=self.threshold)
 
     def losses(self, output: Array) -> npt.NDArray[np.float64]:
-        """Paired loss of each sample, [N]; see ``adapass.certify.losses``."""
-        return paired_losses(self.original, output, self.samples.labels, self.metric)
+        """Paired loss of each sample, [N]."""
+        return self.compare(output).values
 
     def score(self, output: Array) -> float:
-        """The metric itself (accuracy, or agreement with the original), 0 to 1, higher is better."""
-        return score(self.original, output, self.samples.labels, self.metric)
+        """The metric itself, 0 to 1, higher is better; without labels the agreement with the original."""
+        return self._original_score() - self.compare(output).mean
+
+    def _original_score(self) -> float:
+        labels = self.samples.labels
+        if not self.metric.needs_labels or labels is None:
+            return 1.0
+        right = perfect_output(labels, self.original, self.metric, self.threshold)
+        return 1.0 - losses(right, self.original, labels, self.metric, threshold=self.threshold).mean
+
+
+def perfect_output(labels: Array, like: Array, metric: Metric, threshold: float) -> Array:
+    """An output of the shape of ``like`` that makes no error: what a metric is measured from."""
+    if metric is Metric.ERROR:
+        return labels.reshape(like.shape).astype(np.float64)
+    single = like.ndim == 1 or like.shape[-1] == 1
+    if metric is Metric.MULTI_LABEL_ACCURACY or (metric is Metric.ACCURACY and single):
+        return np.where(labels.reshape(like.shape) > 0, threshold + 1.0, threshold - 1.0)
+    classes = np.maximum(labels.reshape(like.shape[:-1]), 0)
+    return np.asarray(np.arange(like.shape[-1]) == classes[..., None], np.float64)
 
 
 def predict(model: ir.Model, samples: Samples, *, threads: int, report: Report | None = None) -> Array:

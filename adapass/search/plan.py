@@ -49,6 +49,7 @@ def apply_plan(
 
     Raises:
         PassFailure: a family broke the model.
+
     """
     pipeline = Pipeline([chosen(part.step, part.choices) for part in plan.parts])
     return pipeline.run(clean, data=fit, feeds=check, observers=observers).model
@@ -84,6 +85,7 @@ def plan_from_recipe(entries: object) -> Plan:
 
     Raises:
         RecipeError: an entry is malformed or names an unknown pass or option.
+
     """
     if not isinstance(entries, list):
         raise RecipeError(f"'families' of a recipe must be a list, found {type(entries).__name__}")

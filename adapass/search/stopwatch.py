@@ -7,31 +7,33 @@ target's description answers instead, and every number that came from it says so
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
-from adapass.analyses.work import total_work
-from adapass.budgeted import Array, Feeds
-from adapass.cache import Cache
-from adapass.cost.measure import Timing, interleaved
-from adapass.cost.model import Cost, Trust
+from adapass.analyses.work import Work as WorkFact
+from adapass.budgeted import Feeds
+from adapass.cost.model import Cost, Work
 from adapass.cost.roofline import Roofline
+from adapass.cost.table import RegionKey, RegionTable, shapes_of
 from adapass.execution import Session
+from adapass.facts import FactCache
 from adapass.generator import Generator, Options
 from adapass.graph.digest import structure_key
 from adapass.graph.extract import extract
 from adapass.target import Target
 
-logger = logging.getLogger(__name__)
-
-ROUNDS = 5
-WARMUP = 2
+NUMBER_FORMATS = {
+    ir.DataType.DOUBLE: "f64",
+    ir.DataType.FLOAT: "f32",
+    ir.DataType.FLOAT16: "f16",
+    ir.DataType.BFLOAT16: "bf16",
+    ir.DataType.INT8: "i8",
+    ir.DataType.UINT8: "i8",
+}
 
 
 @dataclass
@@ -43,10 +45,12 @@ class Stopwatch:
     threads: int
     feeds: Sequence[Feeds]
     """Whole-model inputs, at the batch size and length mix of the user's data."""
-    cache: Cache
+    table: RegionTable
     machine: str
-    """Fingerprint of the machine and library versions; part of every cache key."""
-    _activations: dict[tuple[int, tuple[str, ...]], list[Feeds]] = field(default_factory=dict)
+    """``Fingerprint.key``: part of every cache key."""
+    _activations: dict[tuple[int, tuple[str, ...]], list[Feeds]] = field(
+        default_factory=dict[tuple[int, tuple[str, ...]], list[Feeds]]
+    )
 
     @property
     def measures(self) -> bool:
@@ -55,13 +59,13 @@ class Stopwatch:
 
     def seconds(self, model: ir.Model, options: Options) -> Cost:
         """Mean latency over the feeds of a whole model built with ``options``."""
-        return self._cost(model, list(self.feeds), options)
+        return self._cost(model, self.feeds, options)
 
     def piece(self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], options: Options) -> Cost:
         """Mean latency of the part of ``model`` from values ``inputs`` to values ``outputs``."""
         return self._cost(extract(model, inputs, outputs), self._inputs_of_piece(model, inputs), options)
 
-    def _inputs_of_piece(self, model: ir.Model, inputs: Sequence[str]) -> list[Feeds]:
+    def _inputs_of_piece(self, model: ir.Model, inputs: Sequence[str]) -> Sequence[Feeds]:
         key = (id(model), tuple(inputs))
         if key not in self._activations:
             session = Session(model, outputs=list(inputs), threads=self.threads)
@@ -71,39 +75,35 @@ class Stopwatch:
     def _cost(self, model: ir.Model, feeds: Sequence[Feeds], options: Options) -> Cost:
         if not self.measures:
             return modelled(model, feeds, self.target, self.threads)
-        key = "|".join([structure_key(model), _shapes(feeds), self.machine, self._how(options)])
-        known = self.cache.get("latency", key)
-        if isinstance(known, Mapping) and isinstance(known.get("seconds"), float):
-            return Cost(known["seconds"], Trust.MEASURED)
-        timing = self._measure(model, feeds, options)
-        self.cache.put("latency", key, {"seconds": timing.mean, "spread": timing.spread, "samples": timing.n})
-        return Cost(timing.mean, Trust.MEASURED)
-
-    def _measure(self, model: ir.Model, feeds: Sequence[Feeds], options: Options) -> Timing:
-        with TemporaryDirectory(prefix="adapass-") as folder:
-            self.generator.build(model, self.target, Path(folder), options)
-            runner = self.generator.load(Path(folder), threads=self.threads)
-            try:
-                return interleaved({"piece": runner.run}, feeds, rounds=ROUNDS, warmup=WARMUP)["piece"]
-            finally:
-                runner.close()
-
-    def _how(self, options: Options) -> str:
-        shown = ",".join(f"{key}={options[key]}" for key in sorted(options))
-        return f"{self.generator.name}|{self.target.name}|{self.threads}|{shown}"
+        key = RegionKey(
+            content=structure_key(model),
+            generator=self.generator.name,
+            target=self.target.name,
+            machine=self.machine,
+            threads=self.threads,
+            shapes=shapes_of(feeds),
+            options=options,
+        )
+        if (known := self.table.get(key)) is not None:
+            return known
+        with TemporaryDirectory(prefix="adapass-") as name:
+            folder = Path(name)
+            self.generator.build(model, self.target, folder, options)
+            return self.table.get_or_measure(
+                key, lambda: self.generator.load(folder, threads=self.threads), feeds
+            )
 
 
 def modelled(model: ir.Model, feeds: Sequence[Feeds], target: Target, threads: int) -> Cost:
-    """Roofline latency, averaged over the feeds; Trust.MODEL at best."""
-    costs = [Roofline().price_all(total_work(model, shapes_of(feed)), target, threads) for feed in feeds[:4]]
-    return Cost(sum(c.seconds for c in costs) / len(costs), min(c.trust for c in costs))
+    """Roofline latency at the size of the first feed; ``Trust.MODEL`` at best."""
+    return Roofline().price_all(_works(model, feeds[0]), target, threads)
 
 
-def shapes_of(feed: Feeds) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(array.shape) for name, array in feed.items()}
-
-
-def _shapes(feeds: Sequence[Mapping[str, Array]]) -> str:
-    """The mix of shapes, as a hash: latency depends on it and on nothing else of the inputs."""
-    listed = [[list(array.shape) for _, array in sorted(feed.items())] for feed in feeds]
-    return hashlib.blake2b(repr(listed).encode(), digest_size=8).hexdigest()
+def _works(model: ir.Model, feed: Feeds) -> Iterator[Work]:
+    fact = FactCache(model).get(WorkFact)
+    shapes = [array.shape for array in feed.values() if array.ndim]
+    batch = shapes[0][0] if shapes else 1
+    tokens = next((shape[1] for shape in shapes if len(shape) in (2, 3)), 1)
+    for node, work in zip(fact.flow.nodes, fact.at(batch, tokens), strict=True):
+        dtype = NUMBER_FORMATS.get(node.inputs[0].dtype, "f32") if node.inputs and node.inputs[0] else "f32"  # type: ignore[arg-type]
+        yield Work(node.op_type, dtype, work.flops, work.bytes_read + work.weight_bytes, work.bytes_written)

@@ -1,0 +1,125 @@
+"""Describe and write what ships: latency, quality, exits and certificate of the final build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from adapass.artifact.manifest import Exits, GeneratorInfo, Latency, Quality
+from adapass.budgeted import BudgetedPass
+from adapass.cost.timing import Ratio
+from adapass.driver.depth import exits_record
+from adapass.driver.finals import ORIGINAL, Build
+from adapass.driver.material import Material
+from adapass.driver.outcome import Finding, Shipment, conclude
+from adapass.driver.proof import Proof
+from adapass.driver.report import Result
+from adapass.driver.request import Request
+from adapass.facts import FactCache
+from adapass.search.judge import Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The build that ships, the adaptive graph it was built from, and its portable form."""
+
+    build: Build
+    model: ir.Model
+    clean: ir.Model
+    """The model before any lossy choice: depths of exits are told on it."""
+    portable: Path
+
+
+def ship(
+    final: Final,
+    latency: Latency,
+    ratio: Ratio | None,
+    recipe: Mapping[str, object],
+    destination: Path,
+    *,
+    material: Material,
+    request: Request,
+    proof: Proof | None = None,
+    judge: Judge | None = None,
+    race: Mapping[str, float] | None = None,
+    hints: Sequence[str] = (),
+) -> Result:
+    """Write the artifact of an optimized model."""
+    certificate = proof.certificate if proof is not None else None
+    finding = Finding(
+        recipe=recipe,
+        task=judge.metric.value if judge is not None else "unknown",
+        latency=latency,
+        latency_note=_interval(ratio),
+        quality=_quality(judge, proof),
+        certificate=certificate.to_dict() if certificate is not None else None,
+        certificate_words=certificate.statement if certificate is not None else "",
+        exits=_exits(final, proof),
+        pareto=_pareto(race or {}, final.build.name),
+        messages=(*(material.parts.notes if material.parts is not None else ()), *hints),
+        warnings=_warnings(final, proof, request),
+    )
+    build = final.build
+    info = GeneratorInfo(name=build.generator.name, variant=build.variant.name, options=dict(build.variant.options))
+    shipment = Shipment(portable=final.portable, folder=build.folder, generator=info)
+    return conclude(material, destination, finding, shipment)
+
+
+def no_data_hint(model: ir.Model, families: Sequence[BudgetedPass]) -> tuple[str, ...]:
+    """What data would unlock, from what each family sees in the graph alone."""
+    hints: list[str] = []
+    for step in families:
+        proposal = step.propose(model, FactCache(model))
+        sites = {choice.site for choice in proposal.choices}
+        if sites:
+            hints.append(f"with data, {step.name} could work at {len(sites)} places")
+        elif proposal.refusals:
+            hints.append(f"{step.name} does not apply: {proposal.refusals[0].reason}")
+    how = "give data: --data FIT.npz --eval EVAL.npz, arrays named like the model's inputs (labels are optional)"
+    return (*hints, how)
+
+
+def _interval(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"[{ratio.low:.2f} to {ratio.high:.2f}]"
+
+
+def _quality(judge: Judge | None, proof: Proof | None) -> Quality | None:
+    if judge is None or proof is None:
+        return None
+    before = judge.score(judge.original)
+    return Quality(metric=judge.metric.value, before=before, after=proof.score, samples=len(judge.samples))
+
+
+def _exits(final: Final, proof: Proof | None) -> Exits | None:
+    record = exits_record(final.model, final.clean)
+    if record is None or proof is None or proof.exits is None:
+        return None
+    depths = [*record.depths, 1.0]
+    shares = np.bincount(proof.exits, minlength=len(depths)) / len(proof.exits)
+    thresholds = tuple(None if not np.isfinite(t) else float(t) for t in record.thresholds)
+    return Exits(
+        rule=record.rule,
+        shares=tuple(float(share) for share in shares),
+        thresholds=thresholds,
+        mean_depth=float(np.dot(shares, depths)),
+    )
+
+
+def _pareto(race: Mapping[str, float], chosen: str) -> tuple[Mapping[str, object], ...]:
+    return tuple(
+        {"name": name, "seconds": seconds, "chosen": name == chosen, "original": name == ORIGINAL}
+        for name, seconds in sorted(race.items(), key=lambda item: item[1])
+    )
+
+
+def _warnings(final: Final, proof: Proof | None, request: Request) -> tuple[str, ...]:
+    if proof is not None and proof.certificate is None:
+        bound = f"{100 * proof.reachable:.2f} points with {100 * request.confidence:g} % confidence"
+        return (f"uncertified: the drop can only be bounded by {bound}, more than was asked for",)
+    if proof is None and not final.build.candidate.plan.parts:
+        return ("no data was given: only exact rewrites were made; outputs are equal up to rounding",)
+    return ()
