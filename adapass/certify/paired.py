@@ -25,6 +25,8 @@ errors between drop and budget at 95 %; this test needs about 1.7.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -41,6 +43,15 @@ IGNORED_MASS = 1e-10
 """Outcomes of ``better`` beyond this tail are not summed; their mass is added to the result."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stairs:
+    """A tail region: up to ``worse`` losses for each count in ``better`` (consecutive)."""
+
+    samples: int
+    better: Integers
+    worse: Integers
+
+
 @lru_cache(maxsize=65536)
 def paired_p_value(worse: int, better: int, n: int, budget: float, error: float = 0.05) -> float:
     """P-value of "the drop is at least ``budget``", to be held against the level ``error``.
@@ -49,11 +60,13 @@ def paired_p_value(worse: int, better: int, n: int, budget: float, error: float 
     """
     if worse - better >= n * budget:
         return 1.0
-    stairs = _staircase(worse, better, n, budget)
     spent = NUISANCE_SHARE * error
     low, high = _interval(better, n, spent)
     high = min(high, (1.0 - budget) / 2)
-    return min(1.0, _largest_tail(stairs, n, budget, (min(low, high), high), spent) + spent)
+    low = min(low, high)
+    counts = _reachable(n, low, high)
+    stairs = _Stairs(n, counts, _staircase(worse, better, n, budget, counts))
+    return min(1.0, _largest_tail(stairs, budget, (low, high), spent) + spent)
 
 
 def log_ratio(worse: Floats, better: Floats, n: int, budget: float) -> Floats:
@@ -73,14 +86,13 @@ def _surprise(count: Floats, expected: Floats) -> Floats:
     return special.rel_entr(count, np.maximum(expected, 0.0)) - count + expected
 
 
-def _staircase(worse: int, better: int, n: int, budget: float) -> Integers:
+def _staircase(worse: int, better: int, n: int, budget: float, counts: Integers) -> Integers:
     """For each count of ``better`` the largest ``worse`` at least as surprising as the data; -1 if none.
 
     Found by bisection: along ``worse`` the ratio only falls. The slack keeps ties on the inside.
     """
     level = log_ratio(np.array(float(worse)), np.array(float(better)), n, budget) * (1 - 1e-12) - 1e-12
-    counts = np.arange(n + 1, dtype=np.int64)
-    inside = np.full(n + 1, -1, np.int64)
+    inside = np.full(len(counts), -1, np.int64)
     outside = np.minimum(np.ceil(counts + n * budget).astype(np.int64), n - counts + 1)
     while np.any(outside - inside > 1):
         middle = (inside + outside) // 2
@@ -98,17 +110,15 @@ def _interval(count: int, n: int, error: float) -> tuple[float, float]:
     return low, high
 
 
-def _largest_tail(
-    stairs: Integers, n: int, budget: float, interval: tuple[float, float], slack: float
-) -> float:
+def _largest_tail(stairs: _Stairs, budget: float, interval: tuple[float, float], slack: float) -> float:
     """Upper bound on the tail probability over q in ``interval``, p = q + budget; 1 if it does not settle."""
-    edges = np.linspace(np.sqrt(interval[0]), np.sqrt(interval[1]), 17) ** 2
-    edges[0], edges[-1] = interval
-    left, right = edges[:-1], edges[1:]
+    roots: Floats = np.linspace(math.sqrt(interval[0]), math.sqrt(interval[1]), 17)
+    left, right = roots[:-1] ** 2, roots[1:] ** 2
+    left[0], right[-1] = interval
     attained = bound = 0.0
     for _ in range(MAX_HALVINGS):
-        bounds = _tail(stairs, n, left + budget, right)
-        attained = max(attained, float(_tail(stairs, n, right + budget, right).max()))
+        bounds = _tail(stairs, left + budget, right)
+        attained = max(attained, float(_tail(stairs, right + budget, right).max()))
         settled = bounds <= attained * (1 + TOLERANCE) + 0.1 * slack
         bound = max(bound, attained, float(bounds[settled].max(initial=0.0)))
         if settled.all():
@@ -119,12 +129,17 @@ def _largest_tail(
     return 1.0
 
 
-def _tail(stairs: Integers, n: int, p: Floats, q: Floats) -> Floats:
+def _reachable(n: int, low: float, high: float) -> Integers:
+    """Counts that a binomial of probability in [low, high] stays in, but for ``IGNORED_MASS`` a side."""
+    start = int(special.bdtrik(IGNORED_MASS, n, low)) if low > 0 else 0
+    stop = min(n, math.ceil(special.bdtrik(1 - IGNORED_MASS, n, high)) + 1)
+    return np.arange(start, stop + 1, dtype=np.int64)
+
+
+def _tail(stairs: _Stairs, p: Floats, q: Floats) -> Floats:
     """Probability of the staircase at each (p, q), plus the mass that was not summed."""
-    q = np.minimum(q, 1.0)
-    start = int(special.bdtrik(IGNORED_MASS, n, q.min())) if q.min() > 0 else 0
-    stop = min(n, int(np.ceil(special.bdtrik(1 - IGNORED_MASS, n, q.max()))) + 1)
-    better = np.arange(start, stop + 1)
+    n = stairs.samples
+    better = _reachable(n, float(q.min()), float(q.max()))
     share = np.minimum(p / np.maximum(1 - q, 1e-300), 1.0)[:, None]
     log_weights = (
         special.gammaln(n + 1)
@@ -133,7 +148,9 @@ def _tail(stairs: Integers, n: int, p: Floats, q: Floats) -> Floats:
         + special.xlogy(better, q[:, None])
         + special.xlog1py(n - better, -q[:, None])
     )
-    reached = np.minimum(stairs[better], n - better)  # beyond n - better bdtr answers NaN, not 1
+    reached = np.minimum(
+        stairs.worse[better - stairs.better[0]], n - better
+    )  # beyond n - better bdtr answers NaN, not 1
     given = np.where(reached < 0, 0.0, special.bdtr(np.maximum(reached, 0), n - better, share))
     total: Floats = (np.exp(log_weights) * given).sum(axis=1) + 2 * IGNORED_MASS
     return total

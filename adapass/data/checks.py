@@ -152,7 +152,7 @@ def _label_forms(shape: tuple[Dim, ...], labels: Array) -> list[tuple[Dim, ...]]
     """Class numbers drop the last axis; targets and multi-label marks have the shape of the output."""
     whole = labels.dtype.kind in "biu"
     forms = [shape[1:]]
-    if (whole and len(shape) > 1) or shape[-1] == 1:
+    if (whole and len(shape) > 1) or shape[-1:] == (1,):
         forms.append(shape[1:-1])
     return forms
 
