@@ -25,7 +25,7 @@ from adapass.graph.save import save_model
 from adapass.graph.text import clone, to_text
 from adapass.pipeline import PassFailure, Pipeline
 from adapass.progress import Progress, Silent
-from adapass.rewrite import Pass, PassResult
+from adapass.rewrite import Pass, PassResult, with_methods
 from adapass.verification import usable_feeds
 
 MAX_HOPS = 6
@@ -110,7 +110,7 @@ def restricted(inner: Pass, only: frozenset[str]) -> Pass:
     def run(self: Pass, model: ir.Model, facts: FactCache, _: frozenset[str] | None = None) -> PassResult:
         return kind.run(self, model, facts, only)
 
-    return type(kind.__name__, (kind,), {"run": run})(**inner.options())
+    return with_methods(inner, run=run)
 
 
 def _guilty_site(step: Pass, model: ir.Model, failure: PassFailure, case: _Case) -> str | None:

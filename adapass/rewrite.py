@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, cast, final
 
 import onnx_ir as ir
 
@@ -98,7 +98,9 @@ class Rewrite(Pass):
     @final
     def run(self, model: ir.Model, facts: FactCache, only: frozenset[str] | None = None) -> PassResult:
         from adapass.graph.edit import apply_replacement, nodes_everywhere, remove_dead_nodes
+        from adapass.graph.shapes import infer_shapes
 
+        infer_shapes(model)
         rejected: Counter[str] = Counter()
         sites: list[str] = []
         for root in nodes_everywhere(model):
@@ -118,6 +120,15 @@ class Rewrite(Pass):
         if sites:
             remove_dead_nodes(model)
         return PassResult(applied=len(sites), rejected=MappingProxyType(dict(rejected)), sites=tuple(sites))
+
+
+P = TypeVar("P", bound=Pass)
+
+
+def with_methods(step: P, **methods: Callable[..., object]) -> P:
+    """The same pass, name and options included, with some methods replaced (see ``chosen`` and ``restricted``)."""
+    kind = type(step)
+    return cast("type[P]", type(kind.__name__, (kind,), methods))(**step.options())
 
 
 @dataclass(frozen=True, slots=True)

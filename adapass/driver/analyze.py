@@ -77,6 +77,7 @@ def analyze(
     Raises:
         InvalidInputError: the model or the data cannot be read.
         TargetError: the target is unknown.
+
     """
     watch = progress or Silent()
     original = model if isinstance(model, ir.Model) else load_model(model)

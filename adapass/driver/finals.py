@@ -1,7 +1,8 @@
-"""The last rounds: build the finalists in every variant, measure them against the original, keep the fastest."""
+"""The last rounds: build the finalists in every variant and measure them against the original."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,31 +70,26 @@ def build_all(
     return builds
 
 
-def fastest(
-    builds: Sequence[Build],
-    original: Path,
-    feeds: Sequence[Feeds],
-    *,
-    threads: int,
-    cache: Cache,
-    machine: str,
-) -> tuple[Build, Mapping[str, float]]:
-    """The build with the lowest mean latency, and the mean seconds of all, by name, the original included.
+def race_once(
+    builds: Sequence[Build], original: Path, feeds: Sequence[Feeds], *, threads: int, cache: Cache, machine: str
+) -> Mapping[str, float]:
+    """Mean seconds of the original and of every build, by name.
 
     The answer is remembered by content, so the same run decides the same way on a noisy machine.
     """
-    key = "|".join(
-        [machine, str(threads), str(original.stat().st_size), *(_identity(b) for b in builds), _shapes(feeds)]
-    )
+    parts = [machine, str(threads), file_digest(original), *(_identity(b) for b in builds), _shapes(feeds)]
+    key = "|".join(parts)
     known = cache.get("finals", key)
     if isinstance(known, Mapping) and {ORIGINAL, *(b.name for b in builds)} == set(known):
-        seconds = {name: float(str(value)) for name, value in known.items()}
-    else:
-        seconds = {
-            name: timing.mean for name, timing in race(builds, original, feeds, threads=threads).items()
-        }
-        cache.put("finals", key, seconds)
-    return min(builds, key=lambda b: seconds[b.name]), seconds
+        return {name: float(str(value)) for name, value in known.items()}
+    seconds = {name: timing.mean for name, timing in race(builds, original, feeds, threads=threads).items()}
+    cache.put("finals", key, seconds)
+    return seconds
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def race(

@@ -20,7 +20,7 @@ from adapass.certify.power import data_message, smallest_budget
 from adapass.cost.table import RegionTable
 from adapass.cost.timing import Ratio
 from adapass.data import Dataset, fingerprint
-from adapass.driver.finals import ORIGINAL, Build, at_point, build_all, fastest, race
+from adapass.driver.finals import ORIGINAL, Build, at_point, build_all, race, race_once
 from adapass.driver.material import Material, Parts, timing_feeds
 from adapass.driver.outcome import Finding, hand_back
 from adapass.driver.proof import Proof, prove
@@ -200,13 +200,9 @@ class Job:
                 ORIGINAL: self._modelled_original(),
                 **{b.name: b.candidate.seconds.seconds for b in builds},
             }
-        return fastest(
-            builds,
-            self.material.path,
-            feeds,
-            threads=self.request.threads,
-            cache=self.cache,
-            machine=machine_fingerprint(self.request.threads).key,
+        machine = machine_fingerprint(self.request.threads).key
+        return race_once(
+            builds, self.material.path, feeds, threads=self.request.threads, cache=self.cache, machine=machine
         )
 
     def _finish(self, parts: Parts | None, builds: Sequence[Build], seconds: Mapping[str, float]) -> Result:

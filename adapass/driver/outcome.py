@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import onnx_ir as ir
+from pydantic import JsonValue
 
 from adapass.artifact.manifest import (
     Description,
@@ -125,7 +127,7 @@ def _description(
         ),
         generator=generator,
         quality=finding.quality,
-        certificate=None if finding.certificate is None else dict(finding.certificate),
+        certificate=None if finding.certificate is None else cast("dict[str, JsonValue]", dict(finding.certificate)),
         latency=finding.latency,
         exits=finding.exits if kind is Kind.OPTIMIZED else None,
         tools=tool_versions(),

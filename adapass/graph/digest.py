@@ -24,7 +24,7 @@ def digest(model: ir.Model) -> str:
     return state.hexdigest()
 
 
-def _graph(state: hashlib._Hash, graph: ir.Graph) -> None:
+def _graph(state: hashlib.blake2b, graph: ir.Graph) -> None:
     _values(state, graph.inputs)
     for name in sorted(graph.initializers):
         tensor = graph.initializers[name].const_value
@@ -34,12 +34,12 @@ def _graph(state: hashlib._Hash, graph: ir.Graph) -> None:
     _values(state, graph.outputs)
 
 
-def _values(state: hashlib._Hash, values: Iterable[ir.Value]) -> None:
+def _values(state: hashlib.blake2b, values: Iterable[ir.Value]) -> None:
     for value in values:
         state.update(f"{value.name}|{value.type}|{value.shape};".encode())
 
 
-def _nodes(state: hashlib._Hash, nodes: Iterable[ir.Node]) -> None:
+def _nodes(state: hashlib.blake2b, nodes: Iterable[ir.Node]) -> None:
     for node in nodes:
         inputs = [None if value is None else value.name for value in node.inputs]
         state.update(f"{node.domain}.{node.op_type}.{node.overload}{inputs}{[v.name for v in node.outputs]}".encode())
@@ -47,7 +47,7 @@ def _nodes(state: hashlib._Hash, nodes: Iterable[ir.Node]) -> None:
             _attribute(state, node.attributes[name])
 
 
-def _attribute(state: hashlib._Hash, attribute: ir.Attr) -> None:
+def _attribute(state: hashlib.blake2b, attribute: ir.Attr) -> None:
     state.update(f"{attribute.name}:{attribute.type}".encode())
     if attribute.is_ref():
         state.update(f"@{attribute.ref_attr_name}".encode())
@@ -65,7 +65,7 @@ def _attribute(state: hashlib._Hash, attribute: ir.Attr) -> None:
         state.update(repr(attribute.value).encode())
 
 
-def _tensor(state: hashlib._Hash, tensor: ir.TensorProtocol | None) -> None:
+def _tensor(state: hashlib.blake2b, tensor: ir.TensorProtocol | None) -> None:
     if tensor is None:
         state.update(b"none")
         return
@@ -92,8 +92,8 @@ def structure_key(model: ir.Model) -> str:
         state.update(f"in {_number(numbers, value.name)} {value.type} {value.shape}".encode())
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         state.update(f"{node.domain}.{node.op_type}.{node.overload}".encode())
-        for value in node.inputs:
-            _structure_input(state, numbers, value)
+        for read in node.inputs:
+            _structure_input(state, numbers, read)
         for name in sorted(node.attributes):
             attribute = node.attributes[name]
             if attribute.type not in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
@@ -107,7 +107,7 @@ def _number(numbers: dict[str, int], name: str | None) -> int:
     return numbers.setdefault(name or "", len(numbers))
 
 
-def _structure_input(state: hashlib._Hash, numbers: dict[str, int], value: ir.Value | None) -> None:
+def _structure_input(state: hashlib.blake2b, numbers: dict[str, int], value: ir.Value | None) -> None:
     if value is None:
         state.update(b"-")
         return

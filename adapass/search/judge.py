@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array, Samples
 from adapass.certify.losses import Losses, Metric, losses
+from adapass.data import Dataset
 from adapass.execution import Session
 
 Report = Callable[[int, int], None]
@@ -20,7 +21,7 @@ Report = Callable[[int, int], None]
 class Judge:
     """Compares outputs with the original's on fixed samples."""
 
-    samples: Samples
+    samples: Dataset
     original: Array
     """The original's first output for every sample, [N, ...]."""
     metric: Metric
@@ -53,7 +54,7 @@ def perfect_output(labels: Array, like: Array, metric: Metric, threshold: float)
         return labels.reshape(like.shape).astype(np.float64)
     single = like.ndim == 1 or like.shape[-1] == 1
     if metric is Metric.MULTI_LABEL_ACCURACY or (metric is Metric.ACCURACY and single):
-        return np.where(labels.reshape(like.shape) > 0, threshold + 1.0, threshold - 1.0)
+        return np.where(labels.reshape(like.shape).astype(np.bool_), threshold + 1.0, threshold - 1.0)
     classes = np.maximum(labels.reshape(like.shape[:-1]), 0)
     return np.asarray(np.arange(like.shape[-1]) == classes[..., None], np.float64)
 

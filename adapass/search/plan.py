@@ -12,7 +12,7 @@ from adapass.errors import RecipeError
 from adapass.facts import FactCache
 from adapass.observe import Observer
 from adapass.pipeline import Pipeline
-from adapass.rewrite import PassResult
+from adapass.rewrite import PassResult, with_methods
 from adapass.text_form import build_pass
 
 
@@ -65,7 +65,7 @@ def chosen(step: BudgetedPass, choices: Sequence[Choice]) -> BudgetedPass:
     ) -> PassResult:
         return kind.apply(self, model, facts, [c for c in picked if only is None or c.site in only])
 
-    return type(kind.__name__, (kind,), {"run": run})(**step.options())
+    return with_methods(step, run=run)
 
 
 def plan_to_recipe(plan: Plan) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import BudgetedPass, Samples
 from adapass.facts import FactCache
-from adapass.rewrite import Pass, PassResult
+from adapass.rewrite import Pass, PassResult, with_methods
 
 
 class Fault(StrEnum):
@@ -50,8 +50,7 @@ def corrupting(inner: Pass, fault: Fault, pick: int = 0) -> Pass:
         kind.fit(self, model, data)
         corrupt(model, fault, pick)
 
-    members = {"fit": fit} if isinstance(inner, BudgetedPass) else {"run": run}
-    return type(kind.__name__, (kind,), members)(**inner.options())
+    return with_methods(inner, fit=fit) if isinstance(inner, BudgetedPass) else with_methods(inner, run=run)
 
 
 Damage = Callable[[], None]
@@ -160,7 +159,7 @@ def _wrong_dtypes(model: ir.Model) -> Iterator[tuple[str, Damage]]:
 def _retype(value: ir.Value, tensor: ir.TensorProtocol) -> Damage:
     def damage() -> None:
         value.const_value = ir.tensor(np.asarray(tensor.numpy()).astype(np.float64), name=value.name)
-        value.dtype = ir.DataType.DOUBLE
+        value.type = ir.TensorType(ir.DataType.DOUBLE)
 
     return damage
 
