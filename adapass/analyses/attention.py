@@ -1,6 +1,6 @@
 """AttentionCores: softmax(q k^T * scale + mask) v, written out or as one operator.
 
-    scores = MatMul(q, kT) ; [Mul, Div scale] ; [Add, Where mask] ; Softmax ; MatMul(probabilities, v)
+scores = MatMul(q, kT) ; [Mul, Div scale] ; [Add, Where mask] ; Softmax ; MatMul(probabilities, v)
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from typing import Self
 
 import onnx_ir as ir
 
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, name_of
 from adapass.analyses.shapes import Dim, Shapes
 from adapass.analyses.side_values import SideValues
 from adapass.facts import Fact, FactCache
 
-BEFORE = frozenset({"Mul", "Div", "Add", "Sub", "Where", "Cast", "Clip", "Tanh", "Identity", "Max", "Min", "Reshape"})
+BEFORE = frozenset(
+    {"Mul", "Div", "Add", "Sub", "Where", "Cast", "Clip", "Tanh", "Identity", "Max", "Min", "Reshape"}
+)
 """What may lie between the product of queries and keys and the softmax (``Reshape``: windows of an image)."""
 AFTER = frozenset({"Cast", "Mul", "Where", "Dropout", "Identity", "IsNaN", "Reshape"})
 MOST_STEPS = 12
@@ -78,10 +80,10 @@ class _Look:
         values = self.flow.nodes[mixing].inputs[1]
         heads, size = self._heads(query)
         return AttentionCore(
-            query=_name(query),
-            key=_name(key),
-            value=_name(values),
-            context=_name(self.flow.nodes[mixing].outputs[0]),
+            query=name_of(query),
+            key=name_of(key),
+            value=name_of(values),
+            context=name_of(self.flow.nodes[mixing].outputs[0]),
             masks=tuple(masks),
             heads=heads,
             head_size=size,
@@ -112,11 +114,13 @@ class _Look:
         if node.op_type not in ("Add", "Where", "Sub"):
             return []
         side = [value for value in self.flow.reads[index] if self.flow.producer.get(value) not in self.main]
-        return [_name(value) for value in side]
+        return [name_of(value) for value in side]
 
     def _main_input(self, index: int) -> int | None:
         """The main node whose result a node works on; of several the first."""
-        sources = [self.flow.producer[value] for value in self.flow.reads[index] if value in self.flow.producer]
+        sources = [
+            self.flow.producer[value] for value in self.flow.reads[index] if value in self.flow.producer
+        ]
         sources = [source for source in sources if source in self.main]
         return sources[0] if sources else None
 
@@ -145,7 +149,7 @@ class _Look:
 
     def _heads(self, query: ir.Value | None) -> tuple[int | None, int | None]:
         """[B, heads, T, size]: fixed second axis and last axis."""
-        dims = self.shapes.of(_name(query))
+        dims = self.shapes.of(name_of(query))
         if dims is None or len(dims) < 3:
             return None, None
         return (_fixed(dims[1]) if len(dims) == 4 else None), _fixed(dims[-1])
@@ -153,19 +157,19 @@ class _Look:
     def _fused(self, index: int) -> AttentionCore:
         node = self.flow.nodes[index]
         query, key, values = node.inputs[:3]
-        dims = self.shapes.of(_name(query)) or ()
-        heads = node.attributes.get("q_num_heads")
-        count = heads.as_int() if heads is not None else _fixed(dims[1]) if len(dims) == 4 else None
+        dims = self.shapes.of(name_of(query)) or ()
+        heads = node.attributes.get_int("q_num_heads", 0)
+        count = heads or (_fixed(dims[1]) if len(dims) == 4 else None)
         width = _fixed(dims[-1]) if dims else None
-        if heads is not None and count and width:
-            width //= count
+        if heads and width:
+            width //= heads
         mask = node.inputs[3] if len(node.inputs) > 3 else None
         return AttentionCore(
-            query=_name(query),
-            key=_name(key),
-            value=_name(values),
-            context=_name(node.outputs[0]),
-            masks=(_name(mask),) if mask is not None else (),
+            query=name_of(query),
+            key=name_of(key),
+            value=name_of(values),
+            context=name_of(node.outputs[0]),
+            masks=(name_of(mask),) if mask is not None else (),
             heads=count,
             head_size=width,
             nodes=(index,),
@@ -174,7 +178,3 @@ class _Look:
 
 def _fixed(dim: Dim) -> int | None:
     return None if dim.batch or dim.tokens or dim.both else int(dim.constant)
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None else value.name or ""

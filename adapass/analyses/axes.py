@@ -14,7 +14,7 @@ from typing import Self
 import onnx_ir as ir
 
 from adapass.analyses.axis_rules import Step, follow
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, fixed_shape, name_of
 from adapass.analyses.shapes import Dim, Shapes
 from adapass.facts import Fact, FactCache
 
@@ -76,7 +76,7 @@ def _note(found: dict[str, int], name: str, marks: list[bool]) -> None:
 
 def _first_axes(flow: Dataflow, shapes: Shapes) -> dict[str, int]:
     """Axis 0 of the graph inputs, as far as they agree on its size with the first of them."""
-    first = [(value.name or "", dims[0]) for value in flow.inputs if (dims := shapes.of(value.name or ""))]
+    first = [(name_of(value), dims[0]) for value in flow.inputs if (dims := shapes.of(name_of(value)))]
     return {name: 0 for name, dim in first if dim == first[0][1]}
 
 
@@ -84,7 +84,7 @@ def _sequence_axes(flow: Dataflow, shapes: Shapes, batch: Mapping[str, int]) -> 
     """Axis 1 of [B, T, C] values that are normalised or multiplied by a weight along their last axis."""
     found: dict[str, int] = {}
     for value in flow.values():
-        name = value.name or ""
+        name = name_of(value)
         dims = shapes.of(name)
         if dims is None or len(dims) != 3 or batch.get(name) != 0 or not shapes.is_float(name):
             continue
@@ -108,7 +108,7 @@ def _followed(flow: Dataflow, shapes: Shapes, seeds: Mapping[str, int]) -> dict[
     for index, node in enumerate(flow.nodes):
         arriving = [(place, known[value.name]) for place, value in _inputs(node) if value.name in known]
         for value in node.outputs:
-            out = _sizes(shapes.of(value.name or ""))
+            out = _sizes(shapes.of(name_of(value)))
             if not value.name or value.name in known or out is None:
                 continue
             axis = _arrival(node, arriving, _input_sizes(flow, shapes, index), out)
@@ -136,17 +136,11 @@ def _input_sizes(flow: Dataflow, shapes: Shapes, index: int) -> list[tuple[int, 
     return [
         None
         if value is None
-        else _constant_sizes(value)
+        else fixed_shape(value)
         if value in constants
-        else _sizes(shapes.of(value.name or ""))
+        else _sizes(shapes.of(name_of(value)))
         for value in flow.nodes[index].inputs
     ]
-
-
-def _constant_sizes(value: ir.Value) -> tuple[int, ...] | None:
-    if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
-        return None
-    return tuple(dim for dim in value.shape if isinstance(dim, int))
 
 
 def _sizes(dims: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
@@ -162,7 +156,7 @@ def _from_sizes(flow: Dataflow, shapes: Shapes, batch: Mapping[str, int]) -> fro
     """Integers computed from the sizes of values with a batch axis, and from nothing else."""
     found: set[str] = set()
     for index, node in enumerate(flow.nodes):
-        names = [value.name or "" for value in flow.reads[index]]
+        names = [name_of(value) for value in flow.reads[index]]
         counts = node.op_type in ("Shape", "Size") and any(name in batch for name in names)
         passes = bool(names) and node.op_type != "ConstantOfShape" and any(name in found for name in names)
         if not counts and not passes:

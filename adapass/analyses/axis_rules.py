@@ -79,7 +79,7 @@ def _data_only(step: Step) -> int | None:
 
 
 def _transpose(step: Step) -> int | None:
-    perm = _ints(step.node, "perm") or tuple(reversed(range(len(step.shape))))
+    perm = tuple(step.node.attributes.get_ints("perm", ())) or tuple(reversed(range(len(step.shape))))
     return perm.index(step.axis) if step.axis in perm else None
 
 
@@ -133,7 +133,7 @@ def _matmul(step: Step) -> int | None:
 def _gemm(step: Step) -> int | None:
     if step.index == 2:
         return _aligned_right(step)
-    transposed = bool(_int(step.node, "transA" if step.index == 0 else "transB", 0))
+    transposed = bool(step.node.attributes.get_int("transA" if step.index == 0 else "transB", 0))
     is_row = (step.axis == 0) != transposed
     if step.index == 0:
         return 0 if is_row else None
@@ -142,7 +142,7 @@ def _gemm(step: Step) -> int | None:
 
 def _gather(step: Step) -> int | None:
     data = step.shapes[0] or ()
-    axis = _int(step.node, "axis", 0) % max(1, len(data))
+    axis = step.node.attributes.get_int("axis", 0) % max(1, len(data))
     if step.index == 1:
         return axis + step.axis
     if step.axis == axis:
@@ -152,28 +152,28 @@ def _gather(step: Step) -> int | None:
 
 
 def _concat(step: Step) -> int | None:
-    axis = _int(step.node, "axis", 0) % max(1, len(step.out))
+    axis = step.node.attributes.get_int("axis", 0) % max(1, len(step.out))
     return None if step.axis == axis and step.out[axis] != step.size else step.axis
 
 
 def _reduce(step: Step) -> int | None:
     axes = _axes(step, len(step.shape))
     if step.node.op_type in ("ArgMax", "ArgMin"):
-        axes = frozenset({_int(step.node, "axis", 0) % max(1, len(step.shape))})
-    keep = bool(_int(step.node, "keepdims", 1))
+        axes = frozenset({step.node.attributes.get_int("axis", 0) % max(1, len(step.shape))})
+    keep = bool(step.node.attributes.get_int("keepdims", 1))
     if step.index != 0 or axes is None or step.axis in axes:
         return None
     return step.axis if keep else step.axis - sum(1 for axis in axes if axis < step.axis)
 
 
 def _flatten(step: Step) -> int | None:
-    axis = _int(step.node, "axis", 1)
+    axis = step.node.attributes.get_int("axis", 1)
     return 0 if step.axis == 0 and axis == 1 else _reshape(step)
 
 
 def _recurrent(step: Step) -> int | None:
     """X [T, B, I] -> Y [T, directions, B, H]."""
-    if step.index != 0 or _int(step.node, "layout", 0) != 0:
+    if step.index != 0 or step.node.attributes.get_int("layout", 0) != 0:
         return None
     return {0: 0, 1: 2}.get(step.axis)
 
@@ -186,8 +186,7 @@ def _attention(step: Step) -> int | None:
 
 
 def _einsum(step: Step) -> int | None:
-    attribute = step.node.attributes.get("equation")
-    equation = (attribute.as_string() if attribute is not None else "").replace(" ", "")
+    equation = step.node.attributes.get_string("equation", "").replace(" ", "")
     if "->" not in equation or "." in equation:
         return None
     left, right = equation.split("->")
@@ -202,59 +201,43 @@ def _expand(step: Step) -> int | None:
 
 def _gather_nd(step: Step) -> int | None:
     """Leading axes of the indices, and the shared batch axes of both inputs."""
-    batch_dims = _int(step.node, "batch_dims", 0)
+    batch_dims = step.node.attributes.get_int("batch_dims", 0)
     if step.index == 0:
         return step.axis if step.axis < batch_dims else None
     return step.axis if step.axis < len(step.shape) - 1 else None
 
 
-RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(
-        ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool"),
-        _samples_only,
-    ),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "DepthToSpace", "SpaceToDepth"), _samples_only),
-    **dict.fromkeys(("Shape", "Size", "Range", "ConstantOfShape", "NonZero", "Unique", "EyeLike", "Det"), _nowhere),
-    **dict.fromkeys(("If", "Loop", "Scan", "Compress", "NonMaxSuppression", "RoiAlign"), _nowhere),
-    **dict.fromkeys(("Slice", "Pad", "Tile", "Resize", "Upsample", "Split", "TopK", "Trilu", "CumSum"), _data_only),
-    **dict.fromkeys(("LayerNormalization", "BatchNormalization", "LRN", "OneHot", "ScatterND", "GatherElements"), _data_only),
-    **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul"), _matmul),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
-    **dict.fromkeys(
-        (
-            "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ArgMax",
-            "ArgMin", "ReduceLogSumExp", "ReduceSumSquare", "ReduceLogSum",
-        ),
-        _reduce,
-    ),
-    "Transpose": _transpose,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
-    "Gemm": _gemm,
-    "Gather": _gather,
-    "GatherND": _gather_nd,
-    "Concat": _concat,
-    "Attention": _attention,
-    "Einsum": _einsum,
-    "Expand": _expand,
-}  # fmt: skip
-
-
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None or attribute.is_ref() else attribute.as_int()
-
-
-def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return () if attribute is None or attribute.is_ref() else tuple(attribute.as_ints())
+_GROUPS: tuple[tuple[str, Rule], ...] = (
+    ("Conv ConvTranspose ConvInteger QLinearConv DeformConv MaxPool AveragePool LpPool", _samples_only),
+    ("GlobalAveragePool GlobalMaxPool GlobalLpPool DepthToSpace SpaceToDepth", _samples_only),
+    ("Shape Size Range ConstantOfShape NonZero Unique EyeLike Det", _nowhere),
+    ("If Loop Scan Compress NonMaxSuppression RoiAlign", _nowhere),
+    ("Slice Pad Tile Resize Upsample Split TopK Trilu CumSum", _data_only),
+    ("LayerNormalization BatchNormalization LRN OneHot ScatterND GatherElements", _data_only),
+    ("ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2", _reduce),
+    ("ReduceLogSumExp ReduceSumSquare ReduceLogSum ArgMax ArgMin", _reduce),
+    ("MatMul MatMulInteger QLinearMatMul", _matmul),
+    ("LSTM GRU RNN", _recurrent),
+    ("Transpose", _transpose),
+    ("Reshape", _reshape),
+    ("Flatten", _flatten),
+    ("Unsqueeze", _unsqueeze),
+    ("Squeeze", _squeeze),
+    ("Gemm", _gemm),
+    ("Gather", _gather),
+    ("GatherND", _gather_nd),
+    ("Concat", _concat),
+    ("Attention", _attention),
+    ("Einsum", _einsum),
+    ("Expand", _expand),
+)
+RULES: Mapping[str, Rule] = {op: rule for ops, rule in _GROUPS for op in ops.split()}
+"""Operators that are not elementwise."""
 
 
 def _axes(step: Step, rank: int) -> frozenset[int] | None:
     """The axes a node names, as attribute or constant input; ``None`` when it names none."""
-    axes = _ints(step.node, "axes")
+    axes = tuple(step.node.attributes.get_ints("axes", ()))
     if not axes and len(step.node.inputs) > 1:
         array = constant_array(step.node.inputs[1])
         axes = () if array is None else tuple(int(axis) for axis in np.atleast_1d(array))

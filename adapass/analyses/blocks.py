@@ -16,7 +16,7 @@ from typing import Self
 import onnx_ir as ir
 
 from adapass.analyses.attention import AttentionCores
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, name_of
 from adapass.analyses.regions import Region, Regions
 from adapass.analyses.shapes import Shapes
 from adapass.analyses.side_values import SideValues
@@ -87,7 +87,8 @@ class _Look:
                 groups[-1].append(region)
                 continue
             open_block = attends and self._ends(region)
-            if open_block or (self._ends(region) and self._stands_alone(region, regions[max(0, place - 1) : place + 2])):
+            neighbours = regions[max(0, place - 1) : place + 2]
+            if open_block or (self._ends(region) and self._stands_alone(region, neighbours)):
                 groups.append([region])
         return groups
 
@@ -127,7 +128,7 @@ def _end(region: Region) -> str:
 
 
 def is_residual_add(flow: Dataflow, main: frozenset[int], index: int) -> bool:
-    """Whether a node adds two main values, one of which is computed from the other or from a common source."""
+    """Whether a node adds two main values: what a block computed and what it was given."""
     if flow.nodes[index].op_type not in ("Add", "Sum"):
         return False
     return sum(1 for value in flow.reads[index] if flow.producer.get(value) in main) > 1
@@ -144,7 +145,7 @@ def residual_streams(flow: Dataflow, main: frozenset[int]) -> tuple[tuple[str, .
             stream = carried[0] if carried else []
             if not carried:
                 streams.append(stream)
-            stream.append(node.outputs[0].name or "")
+            stream.append(name_of(node.outputs[0]))
             stream_of[node.outputs[0]] = stream
         elif carried and node.op_type in CARRYING:
             stream_of[node.outputs[0]] = carried[0]
@@ -152,5 +153,15 @@ def residual_streams(flow: Dataflow, main: frozenset[int]) -> tuple[tuple[str, .
 
 
 CARRYING = frozenset(
-    {"Relu", "LayerNormalization", "RMSNormalization", "BatchNormalization", "Cast", "Identity", "Slice", "Pad", "Clip"}
+    {
+        "Relu",
+        "LayerNormalization",
+        "RMSNormalization",
+        "BatchNormalization",
+        "Cast",
+        "Identity",
+        "Slice",
+        "Pad",
+        "Clip",
+    }
 )

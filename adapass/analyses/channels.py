@@ -82,12 +82,8 @@ def _reduces_last(node: ir.Node, rank: int) -> bool:
     """A normalisation written out: the mean over the last axis alone, kept."""
     if node.op_type != "ReduceMean":
         return False
-    attribute = node.attributes.get("axes")
-    axes = (
-        tuple(attribute.as_ints()) if attribute is not None and not attribute.is_ref() else _axes_input(node)
-    )
-    keepdims = node.attributes.get("keepdims")
-    return axes in ((-1,), (rank - 1,)) and (keepdims is None or keepdims.as_int() == 1)
+    axes = tuple(node.attributes.get_ints("axes", ())) or _axes_input(node)
+    return axes in ((-1,), (rank - 1,)) and node.attributes.get_int("keepdims", 1) == 1
 
 
 def _axes_input(node: ir.Node) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from adapass.analyses.axes import Axes
 from adapass.analyses.channels import channel_axis
 from adapass.analyses.cuts import Cut, needed_by, side_spans, sweep
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, name_of
 from adapass.analyses.shapes import Shapes
 from adapass.analyses.side_values import SideValues, is_learned
 from adapass.analyses.work import Work
@@ -57,7 +57,7 @@ class CutSites(Fact):
     sites: tuple[CutSite, ...]
     refusals: tuple[tuple[str, str], ...]
     needed: tuple[int, ...] = field(repr=False)
-    """Per node, the first main node that needs it (itself for a main node): decides on which side of a cut it runs."""
+    """Per node, the main node with which it runs: decides on which side of a cut it lies."""
 
     @classmethod
     def compute(cls, model: ir.Model, facts: FactCache) -> Self:
@@ -65,7 +65,7 @@ class CutSites(Fact):
         flow, main = facts.get(Dataflow), facts.get(SideValues).main
         cuts, misses = sweep(flow, main)
         look = _Look(flow, facts.get(Shapes), facts.get(Axes))
-        refusals = {miss.value.name or "": _crossing_reason(miss.count) for miss in misses}
+        refusals = {name_of(miss.value): _crossing_reason(miss.count) for miss in misses}
         chosen: list[Cut] = []
         learned = sum(is_learned(flow, index) for index in main)
         cuts = [cut for cut in cuts if cut.gap < learned]  # behind the last learned layer nothing is saved
@@ -75,7 +75,7 @@ class CutSites(Fact):
             if fitting:
                 chosen.append(look.last_alike(fitting))
             else:
-                refusals[group[-1].value.name or ""] = look.objection(group[-1].value) or ""
+                refusals[name_of(group[-1].value)] = look.objection(group[-1].value) or ""
         needed = needed_by(flow, main)
         spans = side_spans(flow, main, needed)
         flops = [part.flops for part in facts.get(Work).typical]
@@ -83,7 +83,7 @@ class CutSites(Fact):
         sites: list[CutSite] = []
         for cut in chosen:
             done = sum(count for count, when in zip(flops, needed, strict=True) if when <= cut.position)
-            crossing = tuple(value.name or "" for value in spans.crossing(cut.position))
+            crossing = tuple(name_of(value) for value in spans.crossing(cut.position))
             sites.append(look.describe(cut, crossing, done / everything))
         return cls(tuple(sites), tuple(refusals.items()), needed)
 
@@ -110,7 +110,7 @@ class _Look:
 
     def objection(self, value: ir.Value) -> str | None:
         """Why an exit could not read ``value``; ``None`` when it can."""
-        name = value.name or ""
+        name = name_of(value)
         dims = self.shapes.of(name)
         if dims is None:
             return "the shape is not known"
@@ -123,15 +123,15 @@ class _Look:
         return None
 
     def last_alike(self, group: list[Cut]) -> Cut:
-        """The last of neighbours that still has what the first has: before global pooling and class-token selection."""
+        """The last of neighbours that still has what the first has: before pooling to a vector."""
         first = self._shape(group[0].value)
         return [cut for cut in group if _keeps(first, self._shape(cut.value))][-1]
 
     def _shape(self, value: ir.Value) -> tuple[int, ...]:
-        return self.shapes.at(value.name or "", 7, 7) or ()
+        return self.shapes.at(name_of(value), 7, 7) or ()
 
     def describe(self, cut: Cut, crossing: tuple[str, ...], depth: float) -> CutSite:
-        name = cut.value.name or ""
+        name = name_of(cut.value)
         dims = self.shapes.of(name) or ()
         batch = self.axes.batch_axis(name) or 0
         channel = channel_axis(self.flow, cut.value, len(dims), batch)

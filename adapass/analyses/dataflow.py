@@ -7,7 +7,7 @@ outside counts as an input of the node that holds the subgraph. Dead nodes are l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
@@ -71,19 +71,41 @@ class Dataflow(Fact):
         """Nodes that must run before ``value`` is known, its producer included."""
         if value not in self.producer:
             return frozenset()
-        start = self.producer[value]
-        return frozenset(nx.ancestors(self.graph, start)) | {start}
+        return _reach([self.producer[value]], self.graph.predecessors)
 
     def descendants(self, value: ir.Value) -> frozenset[int]:
         """Nodes whose result depends on ``value``."""
-        starts = self.readers.get(value, ())
-        return frozenset(starts).union(*(nx.descendants(self.graph, start) for start in starts))
+        return _reach(self.readers.get(value, ()), self.graph.successors)
 
     def values(self) -> Iterable[ir.Value]:
         """Graph inputs, then every computed value in execution order."""
         yield from self.inputs
         for node in self.nodes:
             yield from (value for value in node.outputs if value.name)
+
+
+def name_of(value: ir.Value | None) -> str:
+    """The name of a value; empty where an optional input or output is left out."""
+    return "" if value is None or value.name is None else value.name
+
+
+def fixed_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The declared shape, when every dimension is a number."""
+    if value.shape is None:
+        return None
+    sizes = tuple(dim for dim in value.shape if isinstance(dim, int))
+    return sizes if len(sizes) == len(value.shape) else None
+
+
+def _reach(starts: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> frozenset[int]:
+    seen = set(starts)
+    stack = sorted(seen)
+    while stack:
+        for node in neighbours(stack.pop()):
+            if node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return frozenset(seen)
 
 
 def values_read(node: ir.Node) -> list[ir.Value]:

@@ -13,21 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from adapass.graph.save import to_bytes
+from adapass.analyses.dataflow import name_of
+from adapass.errors import VerificationError
+from adapass.execution import Session
 
 Array = npt.NDArray[np.generic]
-RUNTIME_ERRORS: tuple[type[Exception], ...] = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 
 
@@ -98,30 +89,27 @@ def observe(
     symbols = read_symbols(model.graph.inputs)
     watched, shape_of, whole = _watch(model, names)
     try:
-        session = _session(watched)
-    except (*RUNTIME_ERRORS, ValueError):
+        session = Session(watched)
+    except VerificationError:
         return ()
     for fill in (1, 0):
         feeds = [_feeds(model.graph.inputs, symbols.bind(*size), fill) for size in sizes]
         try:
-            results = [session.run([*shape_of.values(), *whole], feed) for feed in feeds]
-        except RUNTIME_ERRORS:
+            results = [session.run(feed) for feed in feeds]
+        except VerificationError:
             continue
         return tuple(
-            _observation(size, list(shape_of), whole, [np.asarray(array) for array in result])
-            for size, result in zip(sizes, results, strict=True)
+            Observation(
+                batch=batch,
+                tokens=tokens,
+                shapes={
+                    name: tuple(int(dim) for dim in result[probe].flat) for name, probe in shape_of.items()
+                },
+                integers={name: result[name] for name in whole},
+            )
+            for (batch, tokens), result in zip(sizes, results, strict=True)
         )
     return ()
-
-
-def _observation(
-    size: tuple[int, int], names: list[str], whole: list[str], arrays: list[Array]
-) -> Observation:
-    shapes = {
-        name: tuple(int(dim) for dim in array)
-        for name, array in zip(names, arrays[: len(names)], strict=True)
-    }
-    return Observation(size[0], size[1], shapes, dict(zip(whole, arrays[len(names) :], strict=True)))
 
 
 def _watch(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, dict[str, str], list[str]]:
@@ -141,25 +129,18 @@ def _watch(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, dict[str, s
     integers = [values[name] for name in names if values[name].dtype in INTEGERS]
     copy.graph.outputs.clear()
     copy.graph.outputs.extend([*outputs, *integers])
-    return copy, shape_of, [value.name or "" for value in integers]
-
-
-def _session(model: ir.Model) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
+    return copy, shape_of, [name_of(value) for value in integers]
 
 
 def _feeds(inputs: Sequence[ir.Value], binding: Mapping[str, int], fill: int) -> dict[str, Array]:
-    return {value.name or "": _array(value, binding, fill) for value in inputs if not value.is_initializer()}
+    return {name_of(value): _array(value, binding, fill) for value in inputs if not value.is_initializer()}
 
 
 def _array(value: ir.Value, binding: Mapping[str, int], fill: int) -> Array:
     shape = input_shape(value, binding)
     dtype = value.dtype if value.dtype is not None else ir.DataType.FLOAT
+    if dtype == ir.DataType.STRING:
+        return np.full(shape, "a", dtype=object)
     if not dtype.is_floating_point():
         return np.full(shape, fill, dtype.numpy())
     generator = np.random.default_rng(0)
@@ -181,5 +162,6 @@ def _size(value: ir.Value, axis: int, dim: int | ir.SymbolicDim, binding: Mappin
     except ValueError:
         return binding.get(text, 1)  # a name that is no expression, such as "past length"
     if free and all(symbol in binding for symbol in free):
-        return int(dim.evaluate({symbol: binding[symbol] for symbol in free}) or 1)
+        size = dim.evaluate({symbol: binding[symbol] for symbol in free})
+        return size if isinstance(size, int) else 1
     return binding.get(text, 1)

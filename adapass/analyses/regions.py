@@ -12,7 +12,7 @@ from typing import Self
 import onnx_ir as ir
 
 from adapass.analyses.cut_sites import CutSites
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, name_of
 from adapass.analyses.shapes import Shapes
 from adapass.analyses.side_values import SideValues
 from adapass.analyses.structure_keys import Keys
@@ -94,15 +94,16 @@ class _Cutter:
     def _inputs(self, nodes: list[int], entry: str | None) -> tuple[str, ...]:
         own = frozenset(nodes)
         read = [value for index in nodes for value in self._flow.reads[index]]
-        names = [value.name or "" for value in read if self._flow.producer.get(value) not in own]
-        return tuple(dict.fromkeys([entry, *names] if entry in names and entry is not None else names))
+        names = [name_of(value) for value in read if self._flow.producer.get(value) not in own]
+        return tuple(dict.fromkeys([entry, *names] if entry is not None and entry in names else names))
 
     def _outputs(self, nodes: list[int], end: str | None) -> tuple[str, ...]:
         own = frozenset(nodes)
         made = [value for index in nodes for value in self._flow.nodes[index].outputs]
         names = [
-            value.name or ""
+            name_of(value)
             for value in made
-            if value in self._flow.outputs or any(reader not in own for reader in self._flow.readers.get(value, ()))
+            if value in self._flow.outputs
+            or any(reader not in own for reader in self._flow.readers.get(value, ()))
         ]
         return tuple(dict.fromkeys([end, *names] if end is not None else names))

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 import onnx_ir as ir
 
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, name_of
 from adapass.analyses.probe import Array, Observation, Symbols, input_shape, observe, read_symbols
 from adapass.facts import Fact, FactCache
 from adapass.graph.shapes import infer_shapes
@@ -88,7 +88,7 @@ class Shapes(Fact):
         infer_shapes(twin)
         known = {value.name: value for value in _values(twin.graph)}
         tensors = [
-            value.name or ""
+            name_of(value)
             for value in flow.values()
             if isinstance(known[value.name].type, ir.TensorType | None)
         ]
@@ -111,9 +111,9 @@ class Shapes(Fact):
 
 
 def _complete_types(flow: Dataflow, known: dict[str, ir.DataType]) -> dict[str, ir.DataType]:
-    """Where inference gave up, a node passes on the type of its first input (``T -> T``, true of most operators)."""
+    """Where inference gave up, a node passes on the type of its first input, as most operators do."""
     for node in flow.nodes:
-        first = node.inputs[0].name or "" if node.inputs and node.inputs[0] is not None else ""
+        first = name_of(node.inputs[0]) if node.inputs and node.inputs[0] is not None else ""
         for value in node.outputs:
             if value.name and first in known and node.op_type not in ("Cast", "CastLike", "Shape"):
                 known.setdefault(value.name, known[first])

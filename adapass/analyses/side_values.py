@@ -8,13 +8,12 @@ activations that an exit would save.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import Self
 
 import onnx_ir as ir
 
-from adapass.analyses.dataflow import Dataflow
-from adapass.analyses.work import Work, elements, stored_bytes
+from adapass.analyses.dataflow import Dataflow, fixed_shape
+from adapass.analyses.work import Work, stored_bytes
 from adapass.facts import Fact, FactCache
 from adapass.graph.tensors import subgraphs_of
 
@@ -82,7 +81,7 @@ def _cone(flow: Dataflow, index: int) -> frozenset[int]:
 
 
 def is_learned(flow: Dataflow, index: int) -> bool:
-    """Whether a node multiplies by stored weights (or attends): the heavy steps between which cuts are chosen."""
+    """Whether a node multiplies by stored weights (or attends); cuts are chosen between such nodes."""
     node = flow.nodes[index]
     if node.op_type in LEARNED:
         return True
@@ -91,7 +90,5 @@ def is_learned(flow: Dataflow, index: int) -> bool:
 
 def _is_matrix(value: ir.Value) -> bool:
     """Not the vector of frequencies that rotary positions multiply by."""
-    if value.shape is None or len(value.shape) < 2:
-        return False
-    last = [dim for dim in value.shape[-2:] if isinstance(dim, int)]
-    return len(last) == 2 and min(last) > 1 and elements(value) == prod(int(dim) for dim in value.shape)
+    shape = fixed_shape(value)
+    return shape is not None and len(shape) >= 2 and min(shape[-2:]) > 1

@@ -18,7 +18,7 @@ from adapass.analyses.shapes import Shapes
 from adapass.graph.edit import constant_tensor
 
 SMALL = 64
-"""Integer constants up to this many entries are structure (axes, pads, target shapes): always hashed by content."""
+"""Integer constants up to this many entries are structure (axes, pads, target shapes)."""
 
 
 @dataclass(slots=True)
@@ -39,9 +39,17 @@ class Keys:
         for index in sorted(nodes):
             node = self.flow.nodes[index]
             operands = [self._operand(value, known) for value in node.inputs]
-            captured = [self._operand(value, known) for value in self.flow.reads[index] if value not in node.inputs]
+            captured = [
+                self._operand(value, known) for value in self.flow.reads[index] if value not in node.inputs
+            ]
             key = _digest(node.domain, node.op_type, *self._attributes(node), *operands, "|", *captured)
-            known.update({value.name: _digest(key, str(place)) for place, value in enumerate(node.outputs) if value.name})
+            known.update(
+                {
+                    value.name: _digest(key, str(place))
+                    for place, value in enumerate(node.outputs)
+                    if value.name
+                }
+            )
         return _digest(*sorted(known[name] for name in outputs))
 
     def _input_key(self, name: str) -> str:
@@ -72,7 +80,9 @@ class Keys:
         shape = tuple(tensor.shape.numpy())
         is_structure = not tensor.dtype.is_floating_point() and int(np.prod(shape)) <= SMALL
         if self.weights or (is_structure and self.sizes):
-            return _digest(str(tensor.dtype), str(shape), blake2b(tensor.tobytes(), digest_size=16).hexdigest())
+            return _digest(
+                str(tensor.dtype), str(shape), blake2b(tensor.tobytes(), digest_size=16).hexdigest()
+            )
         return _digest(str(tensor.dtype), str(shape) if self.sizes else str(len(shape)))
 
     def _attributes(self, node: ir.Node) -> list[str]:
@@ -80,7 +90,8 @@ class Keys:
         if not self.sizes:
             return [name for name, _ in attributes]
         return [
-            f"{name}:{ir.to_proto(attribute).SerializeToString(deterministic=True).hex()}" for name, attribute in attributes
+            f"{name}:{ir.to_proto(attribute).SerializeToString(deterministic=True).hex()}"
+            for name, attribute in attributes
         ]
 
 

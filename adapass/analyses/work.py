@@ -16,7 +16,7 @@ from typing import Self
 
 import onnx_ir as ir
 
-from adapass.analyses.dataflow import Dataflow
+from adapass.analyses.dataflow import Dataflow, fixed_shape, name_of
 from adapass.analyses.shapes import Shapes
 from adapass.facts import Fact, FactCache
 from adapass.graph.edit import constant_tensor
@@ -111,25 +111,15 @@ def stored_bytes(value: ir.Value) -> int:
     return 0 if size is None or dtype is None else int(prod(size) * dtype.itemsize)
 
 
-def elements(value: ir.Value) -> int:
-    """Number of entries of a constant, as far as known."""
-    tensor = constant_tensor(value)
-    size = tuple(tensor.shape.numpy()) if tensor is not None else _size(value, {})
-    return 0 if size is None else prod(size)
-
-
 def _size(value: ir.Value | None, sizes: Mapping[str, Shape]) -> Shape | None:
     if value is None:
         return None
-    if value.name in sizes:
-        return sizes[value.name]
-    if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
-        return None
-    return tuple(dim for dim in value.shape if isinstance(dim, int))
+    known = sizes.get(name_of(value))
+    return known if known is not None else fixed_shape(value)
 
 
 def _bytes(value: ir.Value, shapes: Shapes, sizes: Mapping[str, Shape]) -> int:
-    shape, dtype = _size(value, sizes), shapes.dtypes.get(value.name or "")
+    shape, dtype = _size(value, sizes), shapes.dtypes.get(name_of(value))
     return 0 if shape is None or dtype is None else int(prod(shape) * dtype.itemsize)
 
 
@@ -149,10 +139,6 @@ class _Call:
     @property
     def largest(self) -> int:
         return max((prod(shape) for shape in [*self.inputs, *self.outputs] if shape is not None), default=0)
-
-    def number(self, name: str, default: int) -> int:
-        attribute = self.node.attributes.get(name)
-        return default if attribute is None or attribute.is_ref() else attribute.as_int()
 
 
 def _nothing(call: _Call) -> int:
@@ -185,7 +171,7 @@ def _matmul(call: _Call) -> int:
 
 def _gemm(call: _Call) -> int:
     left = call.shape(0)
-    return 2 * call.out * left[0 if call.number("transA", 0) else -1] if left else 0
+    return 2 * call.out * left[0 if call.node.attributes.get_int("transA", 0) else -1] if left else 0
 
 
 def _attention(call: _Call) -> int:
@@ -219,8 +205,7 @@ def _einsum(call: _Call) -> int:
 
 
 def _pool(call: _Call) -> int:
-    kernel = call.node.attributes.get("kernel_shape")
-    return call.out * (prod(kernel.as_ints()) if kernel is not None and not kernel.is_ref() else 1)
+    return call.out * prod(call.node.attributes.get_ints("kernel_shape", ()))
 
 
 VIEWS = frozenset(
@@ -228,8 +213,8 @@ VIEWS = frozenset(
 )
 LOOKUPS = frozenset({"Gather", "Slice", "GatherND", "GatherElements"})
 MOVES = (
-    "Transpose", "Concat", "Split", "Expand", "Tile", "Pad", "Cast", "DepthToSpace", "SpaceToDepth", "ScatterND",
-    "ScatterElements", "ConstantOfShape", "Range", "Where",
+    "Transpose", "Concat", "Split", "Expand", "Tile", "Pad", "Cast", "DepthToSpace", "SpaceToDepth",
+    "ScatterND", "ScatterElements", "ConstantOfShape", "Range", "Where",
 )  # fmt: skip
 
 FLOPS: Mapping[str, Callable[[_Call], int]] = MappingProxyType(
