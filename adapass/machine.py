@@ -98,6 +98,11 @@ def fingerprint(threads: int, *, gpu: bool = False) -> Fingerprint:
     )
 
 
+def machine_fingerprint(threads: int) -> str:
+    """The digest of the fingerprint: the part of a cache key that says where a number was taken."""
+    return fingerprint(threads).key
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the installed libraries whose kernels decide the speed. Nothing is imported."""
     found: dict[str, str] = {}

@@ -7,7 +7,6 @@ each input over the rounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,7 +16,7 @@ import numpy.typing as npt
 Seconds: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-RESAMPLES: Final = 400
+RESAMPLES: Final = 1000
 NOISY: Final = 0.10
 """Relative spread of one input's time over the rounds above which a machine is called noisy."""
 
@@ -110,13 +109,15 @@ class Timing:
     def ratio(self, baseline: Timing, *, confidence: float = 0.95) -> Ratio:
         """The mean over the baseline's, paired by feed and round; both must come from one interleaved run.
 
-        The interval resamples rounds (noise in time) and feeds (the inputs are a sample) together.
+        The interval adds two uncertainties: the inputs are a sample (bootstrap over feeds), and a round may
+        disturb all inputs of a contestant (jackknife over rounds; a bootstrap would repeat outliers until
+        they win the median).
         """
         if self.calls.shape != baseline.calls.shape or (self._timed != baseline._timed).any():
             raise ValueError("the two timings are not of one run: feeds or rounds differ")
-        means = _resampled_means((self.complete_rounds, baseline.complete_rounds))
+        logs = _resampled_log_ratios(self.complete_rounds, baseline.complete_rounds)
         tail = 100 * (1 - confidence) / 2
-        low, high = np.percentile(means[0] / means[1], (tail, 100 - tail))
+        low, high = np.exp(np.percentile(logs, (tail, 100 - tail)))
         return Ratio(self.mean / baseline.mean, float(low), float(high), confidence)
 
     def to_json(self) -> dict[str, object]:
@@ -130,15 +131,25 @@ class Timing:
         return np.asarray(np.isfinite(self.calls[0]))
 
 
-def _resampled_means(contestants: Sequence[Seconds]) -> Seconds:
-    """[contestants, RESAMPLES]: the mean over feeds of the median over rounds, resampled alike for all."""
-    rounds, feeds = contestants[0].shape
+def _resampled_log_ratios(ours: Seconds, theirs: Seconds) -> Seconds:
+    """``RESAMPLES`` logarithms of the ratio of means, scattered as the two uncertainties say."""
+    rounds, feeds = ours.shape
     random = np.random.default_rng(0)
-    means = np.empty((len(contestants), RESAMPLES))
-    for index in range(RESAMPLES):
-        chosen_rounds: Indices = random.integers(rounds, size=(rounds,))
-        chosen_feeds: Indices = random.integers(feeds, size=(feeds,))
-        for which, calls in enumerate(contestants):
-            medians = np.median(calls[chosen_rounds], axis=0)
-            means[which, index] = medians[chosen_feeds].mean()
-    return means
+    drawn: Indices = random.integers(feeds, size=(RESAMPLES, feeds))
+    means = [np.median(calls, axis=0)[drawn].mean(axis=1) for calls in (ours, theirs)]
+    logs: Seconds = np.log(means[0] / means[1])
+    if rounds > 1:
+        # Few rounds say little about their own scatter, hence Student's distribution.
+        logs += _round_error(ours, theirs) * random.standard_t(rounds - 1, RESAMPLES)
+    return logs
+
+
+def _round_error(ours: Seconds, theirs: Seconds) -> float:
+    """Jackknife standard error, over rounds, of the logarithm of the ratio of means."""
+    rounds = len(ours)
+    left_out = [_log_ratio(np.delete(ours, r, axis=0), np.delete(theirs, r, axis=0)) for r in range(rounds)]
+    return float(np.sqrt((rounds - 1) * np.var(left_out)))
+
+
+def _log_ratio(ours: Seconds, theirs: Seconds) -> float:
+    return float(np.log(np.median(ours, axis=0).mean() / np.median(theirs, axis=0).mean()))
