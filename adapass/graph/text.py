@@ -5,11 +5,14 @@ Shapes of intermediate values are left out: they are derived, and ``parse`` deri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 
 from adapass.errors import ModelError
 from adapass.graph.shapes import drop_derived
+from adapass.graph.tensors import graphs_everywhere
 
 
 def to_text(model: ir.Model) -> str:
@@ -37,4 +40,17 @@ def parse(text: str) -> ir.Model:
 
 def clone(model: ir.Model) -> ir.Model:
     """A model that can be rewritten without touching ``model``. Tensors are shared: they are immutable."""
-    return model.clone()
+    copy = model.clone()
+    for graph in graphs_everywhere(copy):
+        for value in _values_of(graph):
+            # Type objects come shared, and assigning to `dtype` changes them in place.
+            if isinstance(value.type, ir.TensorType):
+                value.type = ir.TensorType(value.type.dtype)
+    return copy
+
+
+def _values_of(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
