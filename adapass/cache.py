@@ -183,9 +183,12 @@ def _decode(data: bytes, key: Json) -> tuple[Json, str]:
     if len(data) > MAX_ENTRY_BYTES:
         return None, f"larger than {MAX_ENTRY_BYTES} bytes"
     try:
-        entry = cast("object", json.loads(data, parse_constant=_refuse_constant))
+        return _checked(cast("object", json.loads(data, parse_constant=_refuse_constant)), key)
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
+
+
+def _checked(entry: object, key: Json) -> tuple[Json, str]:
     if not isinstance(entry, dict):
         return None, "not an entry"
     fields = cast("dict[str, Json]", entry)
