@@ -24,7 +24,7 @@ ORIGINAL = "original"
 ROUNDS = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Build:
     """A candidate built one way."""
 

@@ -33,7 +33,7 @@ STATIC_SHARE = 0.6
 """Share of that which static choices may spend where knobs are to be turned on top of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """A fitted model, its settings from safest to most aggressive, and what is known of them."""
 

@@ -74,7 +74,7 @@ def plan_to_recipe(plan: Plan) -> list[dict[str, object]]:
         {
             "pass": part.step.name,
             "options": {key.replace("_", "-"): plain(value) for key, value in part.step.options().items()},
-            "choices": [{"site": c.site, "setting": c.setting} for c in part.choices],
+            "choices": [{"site": c.site, "setting": str(c.setting)} for c in part.choices],
         }
         for part in plan.parts
     ]
