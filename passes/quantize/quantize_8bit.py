@@ -107,7 +107,7 @@ class Quantize8bit(BudgetedPass):
         """
         sites, refusals = self._find(model)
         chosen = _matched(choices, {site.name: site for site in sites})
-        weights = {site.name: self._weight(site) for site, _ in chosen}
+        weights = {site.name: self.rounded(site) for site, _ in chosen}
         for setting, lay_out in ((Setting.STATIC, lay_out_static), (Setting.DYNAMIC, lay_out_dynamic)):
             picked = [(site, weights[site.name]) for site, wanted in chosen if wanted is setting]
             if picked:
@@ -138,11 +138,16 @@ class Quantize8bit(BudgetedPass):
             model, data, method=self.ranges, percentile=self.percentile, samples=self.calibration_samples
         )
 
+    def sites(self, model: ir.Model) -> tuple[Site, ...]:
+        """The sites of ``model`` in execution order."""
+        return self._find(model)[0]
+
     def _find(self, model: ir.Model) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
         limits = Limits(self.min_matmul_elements, self.min_conv_elements)
         return find_sites(model, limits, frozenset(self.skip_sites))
 
-    def _weight(self, site: Site) -> QuantizedWeight:
+    def rounded(self, site: Site) -> QuantizedWeight:
+        """The site's weight as it will be stored."""
         return quantize_weight(
             site.weight,
             axis=site.channel_axis if self.per_channel else None,

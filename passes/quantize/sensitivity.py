@@ -1,0 +1,149 @@
+"""How much each site alone damages the outputs when it is computed in 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adapass.budgeted import Array, Feeds, Samples
+from adapass.errors import UsageError
+from adapass.facts import FactCache
+from adapass.graph.edit import remove_dead_nodes
+from adapass.passes.quantize.fitting import observe, spread
+from adapass.passes.quantize.quantize_8bit import Quantize8bit, Setting
+from adapass.passes.quantize.ranges import ActivationScale, RangeMethod, activation_scale
+from adapass.passes.quantize.sites import Site
+from adapass.passes.quantize.suffixes import Suffixes
+from adapass.passes.quantize.switches import insert_switches, watched_values
+
+BATCH = 16
+PARTS = 4
+"""More parts run less again and hold more copies of the weights."""
+Outputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What 8 bits at some sites do to the outputs, everything else in float."""
+
+    distortion: float
+    """Root mean square of the change over that of the output; the largest of all float outputs."""
+    divergence: float | None
+    """Mean Kullback-Leibler divergence from the float class probabilities (nats); ``None`` without classes."""
+
+
+def sensitivity(
+    model: ir.Model,
+    facts: FactCache,
+    samples: Samples,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    *,
+    options: Quantize8bit | None = None,
+    setting: Setting = Setting.STATIC,
+    count: int = 32,
+) -> Mapping[str, Sensitivity]:
+    """Measure each group of sites (default: every site alone) on ``count`` evenly spaced samples.
+
+    Raises:
+        UsageError: a group names a site the family does not propose at this setting.
+        DataError: there are no samples, or they do not fit the model.
+
+    """
+    del facts
+    chosen = options or Quantize8bit()
+    switched = _Switched(model, samples, chosen, setting)
+    groups = {name: (name,) for name in switched.sites} if groups is None else groups
+    if unknown := sorted({site for group in groups.values() for site in group} - set(switched.sites)):
+        raise UsageError(f"quantize-8bit has no sites {unknown} at setting '{setting}'; propose() lists them")
+    reference = [switched.first(feeds) for feeds in _batches(samples, count)]
+    measured: dict[str, Sensitivity] = {}
+    for name, group in groups.items():
+        measured[name] = _compare(
+            reference, [switched.run(known, group) for known in reference], switched.outputs
+        )
+    return measured
+
+
+def _batches(samples: Samples, count: int) -> list[Feeds]:
+    """Evenly spaced samples, those of similar length together: padding is work too."""
+    sizes = {i: sum(array.size for array in samples.feeds(i).values()) for i in spread(len(samples), count)}
+    order = sorted(sizes, key=lambda i: (sizes[i], i))
+    return [samples.batch(order[i : i + BATCH]) for i in range(0, len(order), BATCH)]
+
+
+class _Switched:
+    """The model with a switch at every site, cut at some sites so that only what is behind runs again."""
+
+    def __init__(self, model: ir.Model, samples: Samples, options: Quantize8bit, setting: Setting) -> None:
+        copy = model.clone()
+        sites = [site for site in options.sites(copy) if setting in site.settings]
+        scales = _scales(model, sites, samples, options) if setting is Setting.STATIC else None
+        switches = insert_switches(copy, [(site, options.rounded(site)) for site in sites], scales)
+        remove_dead_nodes(copy)
+        self.sites = tuple(site.name for site in sites)
+        self._switches = dict(zip(self.sites, switches, strict=True))
+        starts = {len(sites) * part // PARTS: None for part in range(PARTS)} if sites else {}
+        self._starts = {index: switches[index].first for index in starts}
+        self._suffixes = Suffixes(copy, list(self._starts.values()))
+        self.outputs = self._suffixes.outputs
+
+    def first(self, feeds: Feeds) -> Outputs:
+        """Everything later runs need, with all switches off."""
+        off = {switch.name: np.array(False) for switch in self._switches.values()}
+        return self._suffixes.first({**feeds, **off})
+
+    def run(self, known: Outputs, on: Sequence[str]) -> Outputs:
+        earliest = min((self.sites.index(site) for site in on), default=len(self.sites))
+        start = max((index for index in self._starts if index <= earliest), default=None)
+        if start is None or not on:
+            return known
+        changed = {self._switches[site].name: np.array(True) for site in on}
+        return self._suffixes.again(known, changed, self._starts[start])
+
+
+def _scales(
+    model: ir.Model, sites: Sequence[Site], samples: Samples, options: Quantize8bit
+) -> dict[str, ActivationScale]:
+    exact = options.ranges is not RangeMethod.MIN_MAX
+    seen = observe(model, watched_values(sites), samples, samples=options.calibration_samples, exact=exact)
+    return {
+        name: activation_scale(*found.range(options.ranges, options.percentile))
+        for name, found in seen.items()
+    }
+
+
+def _compare(reference: Sequence[Outputs], changed: Sequence[Outputs], outputs: Sequence[str]) -> Sensitivity:
+    distortion, divergence = 0.0, None
+    for name in outputs:
+        first = reference[0][name]
+        if first.dtype.kind != "f":
+            continue
+        a, b = _joined(reference, name), _joined(changed, name)
+        error, size = float(np.mean((b - a) ** 2)), float(np.mean(a**2))
+        distortion = max(distortion, float(np.sqrt(error / size)) if size > 0.0 else float(error > 0.0))
+        if first.ndim == 2 and first.shape[1] > 1:
+            divergence = max(divergence or 0.0, _divergence(a.reshape(-1, first.shape[1]), b))
+    return Sensitivity(distortion, divergence)
+
+
+def _joined(batches: Sequence[Outputs], name: str) -> npt.NDArray[np.float64]:
+    """All numbers of one output in a row: batches may be padded to different lengths."""
+    return np.concatenate([batch[name].astype(np.float64).ravel() for batch in batches])
+
+
+def _divergence(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    p, q = _log_probabilities(a), _log_probabilities(b.reshape(a.shape))
+    return float(np.maximum((np.exp(p) * (p - q)).sum(1), 0.0).mean())
+
+
+def _log_probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log of class probabilities, from logits or from probabilities themselves (which sum to 1)."""
+    if (scores >= 0.0).all() and np.allclose(scores.sum(1), 1.0, atol=1e-3):
+        return np.asarray(np.log(np.maximum(scores, 1e-12)))
+    shifted = scores - scores.max(1, keepdims=True)
+    log_sums: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(1, keepdims=True))
+    return shifted - log_sums
