@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from adapass.errors import ModelError
 from adapass.lowering.exits import Parts, find_parts, has_exits, prepare, reads, standard_only
-from adapass.lowering.rows import Relabel, Rows, classify
+from adapass.lowering.rows import Relabel, Rows, classify, is_fixed_at_one
 from adapass.lowering.scope import Names, Scope
 
 MAX_COPIED_ELEMENTS = 64
@@ -39,6 +39,7 @@ def lower_to_if(model: ir.Model) -> ir.Model:
 
     Raises:
         ModelError: the exits are malformed, or a value cannot be split by sample.
+
     """
     copy = prepare(model, keep_selects=True)
     if has_exits(copy):
@@ -85,7 +86,7 @@ class _Branch(Scope):
         return self.add("Shape", [self.flat])
 
     def shape_before(self, value: ir.Value) -> ir.Value | None:
-        return None if self.outer is None else self.outer.see(value)
+        return None if self.outer is None else value
 
     def refuse_mixed(self, node: ir.Node) -> None:
         if self.outer is not None and self.relabel is not None:
@@ -116,7 +117,7 @@ class _Branches:
         self.model = model
         self.parts = find_parts(model)
         self.names = Names(model)
-        self.single = _is_fixed_at_one(self.parts.exits[0].stop)
+        self.single = is_fixed_at_one(self.parts.exits[0].stop)
         rows = Rows({}, {}) if self.single else classify(model)
         relabel = None if self.single else Relabel(model.graph, rows)
         self.scopes: list[_Branch] = []
@@ -223,7 +224,3 @@ class _Branches:
         for value in list(graph.initializers.values()):
             if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
                 del graph.initializers[value.name]
-
-
-def _is_fixed_at_one(stop: ir.Value) -> bool:
-    return stop.shape is not None and len(stop.shape) == 1 and stop.shape[0] == 1

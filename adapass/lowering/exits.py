@@ -6,8 +6,9 @@ that no exit selects are always computed, so what they need belongs to part 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -42,6 +43,8 @@ class Parts:
     """What the outputs are for samples that take no exit."""
     nodes: tuple[tuple[ir.Node, ...], ...]
     """Nodes in execution order, without the selects; nodes nothing needs are left out."""
+    inputs: Mapping[ir.Node, tuple[ir.Value | None, ...]]
+    """What each node reads in the model as it was, while lowering redirects it."""
 
 
 def has_exits(model: ir.Model) -> bool:
@@ -53,6 +56,7 @@ def prepare(model: ir.Model, *, keep_selects: bool) -> ir.Model:
 
     Raises:
         ModelError: a function is written for another operator set than the model.
+
     """
     copy = model.clone()
     opset = copy.opset_imports.get("", 0)
@@ -80,13 +84,16 @@ def find_parts(model: ir.Model) -> Parts:
 
     Raises:
         ModelError: the exits are not in the form of ``adapass.ops``.
+
     """
     exits = tuple(
         Taken(found.stop, tuple(_input(node, 1) for node in found.selects)) for found in read_exits(model)
     )
     outputs = tuple(value for value in model.graph.outputs if is_exit_select(value.producer()))
     final = tuple(_last_rest(value) for value in outputs)
-    return Parts(outputs, exits, final, _cut(model.graph, exits, final))
+    nodes = _cut(model.graph, exits, final)
+    inputs = {node: tuple(node.inputs) for part in nodes for node in part}
+    return Parts(outputs, exits, final, nodes, MappingProxyType(inputs))
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:

@@ -65,6 +65,11 @@ def classify(model: ir.Model) -> Rows:
     return rows
 
 
+def is_fixed_at_one(stop: ir.Value) -> bool:
+    """Whether the batch size is fixed at 1: then nobody can leave, the batch ends or goes on."""
+    return stop.shape is not None and len(stop.shape) == 1 and stop.shape[0] == 1
+
+
 def _trace_of(node: ir.Node, traces: dict[ir.Value, _Trace]) -> _Trace | None:
     """The trace of what ``node`` computes; ``None`` when it does not depend on the batch."""
     found = [traces[value] for value in reads(node) if value in traces]
@@ -89,9 +94,11 @@ def _settle(value: ir.Value, trace: _Trace, axes: Axes, rows: Rows, traces: dict
     axis = axes.batch_axis(name)
     if axis is not None and axes.is_batch_sized(name):
         trace = _Trace(trace.data, numbered=True)
-    if not trace.data and not trace.numbered and axis is None and not axes.is_batch_sized(name):
-        if value.dtype is not None and value.dtype.is_integer():
-            return  # the length of another axis, read from the same shape
+    sized_only = (
+        not trace.data and not trace.numbered and value.dtype is not None and value.dtype.is_integer()
+    )
+    if sized_only and axis is None and not axes.is_batch_sized(name):
+        return  # the length of another axis, read from the same shape
     traces[value] = trace
     if axis is not None and not trace.numbered:
         rows.kinds[value] = Kind.ROWS

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array
 from adapass.errors import ModelError
-from adapass.lowering.exits import Parts, redirect, reads
+from adapass.lowering.exits import Parts, reads, redirect
 from adapass.lowering.rows import Kind, Rows
 
 _HEAVY = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention"})
@@ -51,6 +51,7 @@ class Scope(ABC):
         self.constants: list[ir.Value] = []
         self._rows = rows
         self._names = names
+        self._inputs = parts.inputs
         self._here = {value for node in parts.nodes[index] for value in node.outputs}
         self._known: dict[ir.Value, ir.Value] = {}
         self._count: ir.Value | None = None
@@ -69,13 +70,14 @@ class Scope(ABC):
 
     @abstractmethod
     def shape_before(self, value: ir.Value) -> ir.Value | None:
-        """``value`` with any number of rows, for its shape alone; ``None`` where that costs as much as ``carry``."""
+        """``value`` with any number of rows, for its shape alone; ``None`` where that is no cheaper."""
 
     def see(self, value: ir.Value) -> ir.Value:
         """``value`` as nodes of this part must read it.
 
         Raises:
             ModelError: the value depends on several samples at once, or its cone is expensive.
+
         """
         if value in self._known:
             return self._known[value]
@@ -102,7 +104,8 @@ class Scope(ABC):
                 self._known[node.outputs[0]] = shape
                 continue
             for value in tuple(dict.fromkeys(reads(node))):
-                if (seen := self.see(value)) is not value:
+                seen = self._for_shape(node, value) or self.see(value)
+                if seen is not value:
                     redirect(node, value, seen)
             kept.append(node)
         return kept
@@ -127,7 +130,7 @@ class Scope(ABC):
         dtype: ir.DataType = ir.DataType.INT64,
         late: bool = False,
     ) -> ir.Value:
-        """Add a node with one output of the type of ``like`` (or a tensor of ``dtype``), by default before the part."""
+        """Add a node before the part (``late``: after it); returns its one output, typed like ``like``."""
         base = like.name if like is not None and like.name else "adapass_rows"
         name = self._names.fresh(f"{base}_{op_type.lower()}_{self.index}")
         node = ir.node(op_type, inputs, attributes or {}, name=name)
@@ -161,11 +164,12 @@ class Scope(ABC):
             or any(True for _ in node.attributes.values() if _is_graph(_))
         ):
             raise ModelError(
-                f"'{value.name}' depends on the batch size and is too expensive to compute again after an exit"
+                f"'{value.name}' depends on the batch size and is expensive to compute again after an exit;"
+                " use the masked lowering, or move the exit"
             )
         if (shape := self._cheap_shape(node)) is not None:
             return shape
-        inputs = [None if read is None else self.see(read) for read in node.inputs]
+        inputs = [None if read is None else self.see(read) for read in self._inputs[node]]
         base = node.outputs[0].name or node.op_type
         again = ir.Node(
             node.domain,
@@ -183,14 +187,20 @@ class Scope(ABC):
         self.prologue.append(again)
         return self._known[value]
 
+    def _for_shape(self, node: ir.Node, source: ir.Value) -> ir.Value | None:
+        """Where a ``Shape`` node may look instead of at the rows that are left of ``source``."""
+        if node.domain != "" or node.op_type != "Shape" or source in self._here or source in self._known:
+            return None
+        return self.shape_before(source) if self._rows.kind(source) is Kind.ROWS else None
+
     def _cheap_shape(self, node: ir.Node) -> ir.Value | None:
         """What a ``Shape`` node of a value from before the exit is now, without carrying that value."""
-        if node.domain != "" or node.op_type != "Shape" or node.inputs[0] is None:
+        if (source := next(iter(self._inputs[node]), None)) is None or source.shape is None:
             return None
-        source = node.inputs[0]
-        if source in self._here or source in self._known or self._rows.kind(source) is not Kind.ROWS:
-            return None
-        if (before := self.shape_before(source)) is None or source.shape is None:
+        if (
+            self._rows.kind(node.outputs[0]) is not Kind.SIZED
+            or (before := self._for_shape(node, source)) is None
+        ):
             return None
         axis, rank = self._rows.axes[source], len(source.shape)
         start, end = _slice_of(node, rank)
@@ -223,6 +233,6 @@ def _is_graph(attribute: ir.Attr) -> bool:
 
 def _mixed(value: ir.Value) -> str:
     return (
-        f"'{value.name}' depends on several samples of a batch, or on the place of a sample in it, and is needed"
-        " after an exit; samples cannot leave the batch there. Use the masked lowering, or move the exit"
+        f"'{value.name}' depends on several samples of a batch, or on the place of a sample in it, and is"
+        " needed after an exit, so samples cannot leave; use the masked lowering, or move the exit"
     )

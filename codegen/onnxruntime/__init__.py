@@ -1,0 +1,1 @@
+"""Code generation for ONNX Runtime: the complete, portable default."""

@@ -1,0 +1,63 @@
+"""Check what the user feeds before ONNX Runtime sees it, so that errors name the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adapass.budgeted import Array, Feeds
+from adapass.codegen.onnxruntime.plan import Input
+from adapass.errors import DataError
+
+
+class FeedCheck:
+    """Knows the inputs of one model."""
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        self._inputs = {each.name: each for each in inputs}
+        self._required = frozenset(each.name for each in inputs if not each.optional)
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """The feeds as arrays.
+
+        Raises:
+            DataError: an input is unknown, missing, or has another type or shape than the model takes.
+
+        """
+        if missing := self._required - feeds.keys():
+            each = self._inputs[min(missing)]
+            raise DataError(f"input '{each.name}' is missing; expected {_expected(each)}")
+        sizes: dict[str, tuple[int, str]] = {}
+        return {name: self._checked(name, np.asarray(array), sizes) for name, array in feeds.items()}
+
+    def _checked(self, name: str, array: Array, sizes: dict[str, tuple[int, str]]) -> Array:
+        if (each := self._inputs.get(name)) is None:
+            raise DataError(f"unknown input '{name}'; the model takes {', '.join(self._inputs)}")
+        if each.dtype is None:
+            return array
+        if array.dtype.name != each.dtype and not (each.dtype == "str" and array.dtype.kind in "OUST"):
+            raise DataError(f"input '{name}' is {_found(array)}, expected {_expected(each)}; convert it")
+        if each.shape is None:
+            return array
+        if array.ndim != len(each.shape):
+            raise DataError(f"input '{name}' is {_found(array)}, expected {_expected(each)}; reshape it")
+        for axis, (size, dim) in enumerate(zip(array.shape, each.shape, strict=True)):
+            wanted, whose = (dim, "") if not isinstance(dim, str) else sizes.setdefault(dim, (size, name))
+            if wanted is not None and size != wanted:
+                told = f", as many as input '{whose}'" if whose else ""
+                raise DataError(
+                    f"input '{name}' is {_found(array)}, expected {_expected(each)}:"
+                    f" axis {axis} has {size} entries, expected {wanted}{told}"
+                )
+        return array
+
+
+def _found(array: Array) -> str:
+    return f"{array.dtype.name}{list(array.shape)}"
+
+
+def _expected(each: Input) -> str:
+    if each.shape is None:
+        return str(each.dtype)
+    return f"{each.dtype}[{', '.join('?' if dim is None else str(dim) for dim in each.shape)}]"

@@ -1,0 +1,164 @@
+"""The ONNX Runtime generator: files of standard operators, sessions tuned by options.
+
+Options of a variant: ``lowering`` (``none``, ``if``, ``staged``, ``masked``), ``threads`` (0 = the whole
+budget), ``spin`` (``always``, ``running``, ``never``). A build is
+
+    onnxruntime.json            how to open it
+    model.onnx                  lowering none, if, masked: portable, runs without adapass
+    stage_K.onnx, stages.json   lowering staged
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from adapass.codegen.onnxruntime import session
+from adapass.codegen.onnxruntime.feeds import FeedCheck
+from adapass.codegen.onnxruntime.plan import (
+    MODEL_FILE,
+    WIRING_FILE,
+    Lowering,
+    Plan,
+    Spin,
+    own_file,
+    plan_from,
+    read_plan,
+    read_small,
+    stage_file,
+)
+from adapass.codegen.onnxruntime.runner import SessionRunner, StagedRunner
+from adapass.codegen.onnxruntime.support import reasons_against
+from adapass.errors import ArtifactError, ModelError, UsageError
+from adapass.generator import Options, Runner, Support, Variant
+from adapass.graph.save import save_model
+from adapass.lowering.branches import lower_to_if
+from adapass.lowering.exits import has_exits
+from adapass.lowering.masked import lower_to_masked
+from adapass.lowering.stages import lower_to_stages
+from adapass.lowering.wiring import Wiring
+from adapass.target import Target, TargetKind
+
+logger = logging.getLogger(__name__)
+
+
+class OnnxRuntime:
+    """See ``adapass.generator.Generator``."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def available(self) -> str | None:
+        return None if find_spec("onnxruntime") else "ONNX Runtime is not installed: pip install onnxruntime"
+
+    def supports(self, model: ir.Model, target: Target) -> Support:
+        """Ask ONNX Runtime on this machine; a GPU target needs no GPU for that."""
+        del target
+        return Support(reasons_against(model))
+
+    def variants(self, model: ir.Model, target: Target, *, threads: int, batch: int) -> Sequence[Variant]:
+        """At most six; the first is one portable file with ONNX Runtime's default settings."""
+        del batch
+        several = threads > 1 and target.kind is TargetKind.CPU
+        if not has_exits(model):
+            return _tuned("plain", Lowering.NONE, several=several)
+        if (reason := _why_not_split(model)) is not None:
+            logger.info("only masked compute for this model, which saves nothing: %s", reason)
+            return _tuned("masked", Lowering.MASKED, several=several)
+        return (
+            *_tuned("if", Lowering.IF, several=several),
+            *_tuned("staged", Lowering.STAGED, several=several),
+        )
+
+    def build(self, model: ir.Model, target: Target, folder: Path, options: Options) -> None:
+        """Write the files into ``folder``.
+
+        Raises:
+            UsageError: an option is unknown, or the lowering does not fit the model.
+            ModelError: the exits cannot be lowered this way.
+
+        """
+        plan = plan_from(options, model, gpu=target.kind is TargetKind.GPU)
+        if (plan.lowering is Lowering.NONE) == has_exits(model):
+            wanted = "if, staged or masked" if has_exits(model) else "none"
+            raise UsageError(
+                f"onnxruntime option lowering is {plan.lowering}, expected {wanted} for this model"
+            )
+        if plan.lowering is Lowering.STAGED:
+            plan = _write_stages(model, folder, plan)
+        else:
+            lower = lower_to_if if plan.lowering is Lowering.IF else lower_to_masked
+            save_model(lower(model), folder / MODEL_FILE)
+        plan.write(folder)
+
+    def load(self, folder: Path, *, threads: int) -> Runner:
+        """Open a build.
+
+        Raises:
+            ArtifactError: a file is missing, damaged, a link, or written by a newer adapass.
+            ModelError: ONNX Runtime does not take a model file.
+
+        """
+        if threads < 1:
+            raise UsageError(f"threads is {threads}, expected at least 1")
+        plan = read_plan(folder)
+        if plan.gpu and session.CUDA not in session.providers(gpu=True):
+            logger.warning(
+                "%s was built for a GPU that ONNX Runtime cannot use here; running on the CPU", folder
+            )
+        check = FeedCheck(plan.inputs)
+        if plan.lowering is not Lowering.STAGED:
+            opened = _open(folder / MODEL_FILE, plan, threads)
+            return SessionRunner(opened, [each.name for each in opened.get_outputs()], check)
+        wiring = Wiring.from_json(read_small(folder / WIRING_FILE))
+        if len(wiring.stages) != plan.stages:
+            raise ArtifactError(
+                f"{folder / WIRING_FILE} has {len(wiring.stages)} stages, expected {plan.stages};"
+                " build it again"
+            )
+        sessions = [_open(folder / stage_file(index), plan, threads) for index in range(plan.stages)]
+        return StagedRunner(sessions, wiring, check)
+
+    def device_present(self, target: Target) -> bool:
+        if target.kind is TargetKind.GPU and session.CUDA not in session.providers(gpu=True):
+            return False
+        return target.device_here()
+
+
+def _tuned(name: str, lowering: Lowering, *, several: bool) -> tuple[Variant, ...]:
+    """One lowering with the thread settings worth trying."""
+    # Pools of several sessions that spin take the cores from each other.
+    spin = Spin.RUNNING if lowering is Lowering.STAGED else Spin.ALWAYS
+    settings: list[tuple[str, int, Spin]] = [(name, 0, spin if several else Spin.NEVER)]
+    if several:
+        settings += [(f"{name}-quiet", 0, Spin.NEVER), (f"{name}-1-thread", 1, Spin.NEVER)]
+    return tuple(
+        Variant(label, MappingProxyType({"lowering": str(lowering), "threads": count, "spin": str(how)}))
+        for label, count, how in settings
+    )
+
+
+def _why_not_split(model: ir.Model) -> str | None:
+    try:
+        lower_to_stages(model)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _write_stages(model: ir.Model, folder: Path, plan: Plan) -> Plan:
+    stages = lower_to_stages(model)
+    for index, stage in enumerate(stages.models):
+        save_model(stage, folder / stage_file(index))
+    (folder / WIRING_FILE).write_text(stages.wiring.to_json(), encoding="utf-8")
+    return plan.model_copy(update={"stages": len(stages.models)})
+
+
+def _open(file: Path, plan: Plan, threads: int) -> session.OrtSession:
+    own = threads if plan.threads is None else min(threads, plan.threads)
+    return session.open_session(own_file(file), threads=own, spin=plan.spin, gpu=plan.gpu)
