@@ -1,11 +1,13 @@
 """Regions: the pieces between consecutive cut points, with what they read, write and cost.
 
-A region holds main nodes only. What the cheap side nodes compute (masks, sizes) enters it from
-outside, so that the first layer, which needs the mask first, equals all later layers.
+A region holds main nodes, and what measures the sizes of their results. What other side nodes compute
+(masks, positions) enters it from outside, so that the first layer, which needs the mask first, equals
+all later layers.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Self
 
@@ -56,16 +58,32 @@ class Regions(Fact):
     @classmethod
     def compute(cls, model: ir.Model, facts: FactCache) -> Self:
         del model
-        flow, main = facts.get(Dataflow), facts.get(SideValues).main
+        flow, found = facts.get(Dataflow), facts.get(CutSites)
         cut = _Cutter(flow, facts.get(Shapes), facts.get(Work))
-        sites = facts.get(CutSites).sites
-        bounds = [-1, *(site.position for site in sites), len(flow.nodes)]
-        cuts = [None, *(site.value for site in sites), None]
-        regions: list[Region] = []
-        for index in range(len(sites) + 1):
-            nodes = [node for node in sorted(main) if bounds[index] < node <= bounds[index + 1]]
-            regions.append(cut.region(index, nodes, cuts[index], cuts[index + 1]))
-        return cls(tuple(regions), tuple(node for node in range(len(flow.nodes)) if node not in main))
+        cuts = [None, *(site.value for site in found.sites), None]
+        home = homes(flow, facts.get(SideValues).main, found)
+        members: list[list[int]] = [[] for _ in cuts[1:]]
+        for node, place in enumerate(home):
+            if place is not None:
+                members[place].append(node)
+        regions = tuple(
+            cut.region(place, nodes, *cuts[place : place + 2]) for place, nodes in enumerate(members)
+        )
+        return cls(regions, tuple(node for node, place in enumerate(home) if place is None))
+
+
+def homes(flow: Dataflow, main: frozenset[int], found: CutSites) -> list[int | None]:
+    """The region of each node. A side node has one when it measures a main value there and is used there."""
+    ends = [site.position for site in found.sites]
+    latest: list[int] = []
+    home: list[int | None] = []
+    for index in range(len(flow.nodes)):
+        sources = [before if before in main else latest[before] for before in flow.graph.predecessors(index)]
+        latest.append(max(sources, default=-1))
+        place = bisect_left(ends, index if index in main else found.needed[index])
+        local = index in main or (latest[index] >= 0 and bisect_left(ends, latest[index]) == place)
+        home.append(place if local else None)
+    return home
 
 
 class _Cutter:
