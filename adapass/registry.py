@@ -18,7 +18,23 @@ from adapass.rewrite import Pass
 
 PASSES: Mapping[str, str] = MappingProxyType(
     {
+        "fold-batch-norm": "adapass.passes.clean.fold_batch_norm:FoldBatchNorm",
+        "fold-constants": "adapass.passes.clean.fold_constants:FoldConstants",
+        "fold-output-scale": "adapass.passes.clean.fold_output_scale:FoldOutputScale",
+        "fuse-clips": "adapass.passes.clean.fuse_clips:FuseClips",
+        "fuse-gelu": "adapass.passes.clean.fuse_gelu:FuseGelu",
+        "fuse-layer-norm": "adapass.passes.clean.fuse_layer_norm:FuseLayerNorm",
+        "fuse-pad-into-conv": "adapass.passes.clean.fuse_pad_into_conv:FusePadIntoConv",
+        "merge-common-subexpressions": "adapass.passes.clean.merge_common_subexpressions:MergeCommonSubexpressions",
+        "merge-layout-chains": "adapass.passes.clean.merge_layout_chains:MergeLayoutChains",
+        "merge-parallel-matmuls": "adapass.passes.clean.merge_parallel_matmuls:MergeParallelMatmuls",
         "quantize-8bit": "adapass.passes.quantize.quantize_8bit:Quantize8bit",
+        "remove-dead-code": "adapass.passes.clean.remove_dead_code:RemoveDeadCode",
+        "remove-identities": "adapass.passes.clean.remove_identities:RemoveIdentities",
+        "remove-redundant-expands": "adapass.passes.clean.remove_redundant_expands:RemoveRedundantExpands",
+        "remove-redundant-scatters": "adapass.passes.clean.remove_redundant_scatters:RemoveRedundantScatters",
+        "remove-zero-bias": "adapass.passes.clean.remove_zero_bias:RemoveZeroBias",
+        "simplify-reshapes": "adapass.passes.clean.simplify_reshapes:SimplifyReshapes",
     }
 )
 

@@ -9,10 +9,30 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from adapass.graph.constants import constant_array, constant_tensor
 from adapass.graph.tensors import graphs_everywhere, subgraphs_of
 from adapass.rewrite import Replacement
 
 Array = npt.NDArray[np.generic]
+
+__all__ = [
+    "apply_replacement",
+    "can_carry_output",
+    "constant_array",
+    "constant_tensor",
+    "fresh_name",
+    "insert_after",
+    "insert_before",
+    "mark_roots",
+    "new_constant",
+    "new_initializer",
+    "nodes_everywhere",
+    "remove_dead_nodes",
+    "remove_if_dead",
+    "remove_node",
+    "replace_subgraph",
+    "replace_uses",
+]
 
 _ROOT = "adapass.root"
 """Where a graph remembers the top graph (main or function) around it; not serialised."""
@@ -38,23 +58,41 @@ def mark_roots(model: ir.Model) -> None:
 
 
 def apply_replacement(root: ir.Node, replacement: Replacement) -> None:
-    """Put ``replacement`` in the place of ``root`` and remove ``root``.
+    """Put ``replacement`` in the place of ``root``; remove ``root`` and what only it needed.
 
     New values take over name, type and shape of the outputs they replace; every other new value
     that has no name yet gets a fresh one.
     """
+    replace_subgraph(
+        root,
+        old=root.outputs,
+        new=replacement.outputs,
+        nodes=replacement.nodes,
+        initializers=replacement.initializers,
+    )
+    remove_if_dead(root)
+
+
+def replace_subgraph(
+    root: ir.Node,
+    *,
+    old: Sequence[ir.Value],
+    new: Sequence[ir.Value],
+    nodes: Sequence[ir.Node],
+    initializers: Sequence[ir.Value] = (),
+) -> None:
+    """Insert ``nodes`` in front of ``root`` and let readers of ``old`` read ``new``; removes nothing."""
     graph = _graph_of(root)
-    for value in replacement.initializers:
+    for value in initializers:
         _register(graph, value, before=root)
-    insert_before(root, replacement.nodes)
-    created = {value for node in replacement.nodes for value in node.outputs}
-    for old, new in zip(root.outputs, replacement.outputs, strict=True):
-        if old is new:
+    created = {value for node in nodes for value in node.outputs}
+    insert_before(root, nodes)
+    for before, after in zip(old, new, strict=True):
+        if before is after:
             continue
-        if new in created:
-            _take_identity(old, new)
-        replace_uses(old, new)
-    remove_node(root)
+        if after in created:
+            _take_identity(before, after)
+        replace_uses(before, after)
 
 
 def insert_before(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
@@ -69,6 +107,19 @@ def insert_after(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
     graph = _graph_of(node)
     _name_outputs(graph, nodes, base=node.outputs[0].name or "value")
     graph.insert_after(node, nodes)
+
+
+def remove_if_dead(node: ir.Node) -> None:
+    """Remove ``node`` when nobody reads it, then what only it read, and so on upwards."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current.graph is None or any(v.uses() or v.is_graph_output() for v in current.outputs):
+            continue
+        pending += [
+            p for value in current.inputs if value is not None and (p := value.producer()) is not None
+        ]
+        remove_node(current)
 
 
 def remove_node(node: ir.Node) -> None:
@@ -113,30 +164,6 @@ def remove_dead_nodes(model: ir.Model) -> int:
     for graph in graphs_everywhere(model):
         removed += _remove_dead_initializers(graph)
     return removed
-
-
-def constant_array(value: ir.Value | None) -> Array | None:
-    """The array behind an initializer or ``Constant`` node; ``None`` when the value may differ between runs.
-
-    An initializer that is also a graph input is a default, not a constant.
-    """
-    tensor = constant_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Like ``constant_array``, without reading the data: shape and type are free."""
-    if value is None:
-        return None
-    if value.is_initializer():
-        return None if value.is_graph_input() else value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain != "" or len(node.attributes) != 1:
-        return None
-    attribute = next(iter(node.attributes.values()))
-    if attribute.is_ref() or attribute.name == "sparse_value":
-        return None
-    return ir.convenience.get_const_tensor(value)
 
 
 def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

@@ -13,10 +13,13 @@ import onnx
 import onnx_ir as ir
 from onnx import shape_inference
 
+from adapass.graph.refine import refine
 from adapass.graph.tensors import graphs_everywhere
 
 KEPT_BYTES = 4096
 """Tensors up to this size keep their data in a skeleton: inference reads shapes, axes and pads from them."""
+MAX_ROUNDS = 8
+"""Each round settles at least one dimension that ONNX left open; models need one or two."""
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -26,6 +29,26 @@ def infer_shapes(model: ir.Model) -> None:
     outputs unknown.
     """
     forget_shapes(model)
+    _infer_once(model)
+    settled: set[ir.Value] = set()
+    for _ in range(MAX_ROUNDS):
+        found = refine(model.graph)
+        if not found:
+            return
+        settled |= found
+        _forget_open(model.graph, settled)
+        _infer_once(model)
+
+
+def _forget_open(graph: ir.Graph, settled: set[ir.Value]) -> None:
+    """Let the next round infer everything again that hangs on a dimension without a name."""
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None and value not in settled and not value.is_graph_output():
+                value.shape = None
+
+
+def _infer_once(model: ir.Model) -> None:
     proto = skeleton(model)
     try:
         inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
