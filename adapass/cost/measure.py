@@ -36,6 +36,8 @@ BLOCK_SECONDS: Final = 0.1
 """How long the fastest contestant's block should last, so that pauses and discarded calls stay cheap."""
 MIN_BLOCK: Final = 4
 MAX_BLOCK: Final = 256
+TICK_SECONDS: Final = 1e-9
+"""The least a call takes: a clock that stands still must not make ratios undefined."""
 BUSY: Final = 0.5
 """Load per core before the start above which the machine is called busy."""
 
@@ -153,7 +155,7 @@ class _Watch:
     def _call(self, run: Contestant, feed: Feeds) -> float:
         start = self.clock.now()
         run(feed)
-        return self.clock.now() - start
+        return max(self.clock.now() - start, TICK_SECONDS)
 
 
 def _steps(rounds: int, blocks: int) -> Iterator[tuple[int, int]]:
@@ -167,8 +169,6 @@ def _blocks(feeds: int, size: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _block_size(shortest_seconds: float) -> int:
-    if shortest_seconds <= 0:
-        return MAX_BLOCK
     return max(MIN_BLOCK, min(MAX_BLOCK, round(BLOCK_SECONDS / shortest_seconds)))
 
 
