@@ -33,7 +33,7 @@ class Sensitivity:
     distortion: float
     """Root mean square of the change over that of the output; the largest of all float outputs."""
     divergence: float | None
-    """Mean Kullback-Leibler divergence from the float class probabilities (nats); ``None`` without classes."""
+    """Mean Kullback-Leibler divergence of the class probabilities from the float ones, in nats, if any."""
 
 
 def sensitivity(
@@ -145,5 +145,4 @@ def _log_probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
     if (scores >= 0.0).all() and np.allclose(scores.sum(1), 1.0, atol=1e-3):
         return np.asarray(np.log(np.maximum(scores, 1e-12)))
     shifted = scores - scores.max(1, keepdims=True)
-    log_sums: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(1, keepdims=True))
-    return shifted - log_sums
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
