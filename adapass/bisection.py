@@ -23,7 +23,7 @@ from adapass.facts import FactCache
 from adapass.graph.extract import extract
 from adapass.graph.save import save_model
 from adapass.graph.text import clone, to_text
-from adapass.pipeline import PassFailure, Pipeline
+from adapass.pipeline import PassError, Pipeline
 from adapass.progress import Progress, Silent
 from adapass.rewrite import Pass, PassResult, with_methods
 from adapass.verification import usable_feeds
@@ -49,7 +49,8 @@ class Guilty:
         (folder / "model.onnxtxt").write_text(to_text(self.model))
         (folder / "pipeline.txt").write_text(f"{self.step}\n")
         for number, feed in enumerate(self.feeds):
-            np.savez(folder / f"inputs_{number}.npz", allow_pickle=False, **{name: feed[name] for name in feed})
+            arrays = {name: np.asarray(array) for name, array in feed.items()}
+            np.savez(folder / f"inputs_{number}.npz", allow_pickle=False, **arrays)
         summary = {"pass": str(self.step), "index": self.index, "site": self.site, "why": self.why}
         (folder / "guilty.json").write_text(json.dumps(summary, indent=2) + "\n")
 
@@ -95,10 +96,10 @@ class _Case:
 
 def _failure(
     step: Pass, model: ir.Model, data: Samples | None, feeds: Sequence[Feeds] | None, seed: int
-) -> PassFailure | None:
+) -> PassError | None:
     try:
         Pipeline([step]).run(model, data=data, feeds=feeds, seed=seed)
-    except PassFailure as failure:
+    except PassError as failure:
         return failure
     return None
 
@@ -113,7 +114,7 @@ def restricted(inner: Pass, only: frozenset[str]) -> Pass:
     return with_methods(inner, run=run)
 
 
-def _guilty_site(step: Pass, model: ir.Model, failure: PassFailure, case: _Case) -> str | None:
+def _guilty_site(step: Pass, model: ir.Model, failure: PassError, case: _Case) -> str | None:
     """Halve the sites while one half alone still fails."""
     if not failure.sites or case.fails(restricted(step, frozenset()), model):
         return None
@@ -128,7 +129,9 @@ def _guilty_site(step: Pass, model: ir.Model, failure: PassFailure, case: _Case)
     return sites[0]
 
 
-def _cut_down(step: Pass, model: ir.Model, site: str | None, feeds: Sequence[Feeds]) -> tuple[ir.Model, list[Feeds]]:
+def _cut_down(
+    step: Pass, model: ir.Model, site: str | None, feeds: Sequence[Feeds]
+) -> tuple[ir.Model, list[Feeds]]:
     """The smallest neighbourhood upstream of the site in which the pass still goes wrong."""
     whole = list(feeds)
     values = {value.name: value for node in model.graph for value in node.outputs}

@@ -159,7 +159,11 @@ class BudgetedPass(Pass):
 
     @abstractmethod
     def fit(self, model: ir.Model, data: Samples | None) -> None:
-        """Compute from data what ``apply`` left open, in place. Deterministic."""
+        """Compute from data what ``apply`` left open, in place. Deterministic.
+
+        Raises:
+            DataError: something is open that only data can settle, and ``data`` is None.
+        """
 
     def knobs(self, model: ir.Model) -> tuple[Knob, ...]:
         """Run-time knobs that the applied pass left in ``model``."""

@@ -54,7 +54,7 @@ class Runner(Protocol):
     """A loaded model. Not thread safe; close it when done."""
 
     def run(self, feeds: Feeds) -> Outcome:
-        """Run one batch. Arrays are as in the original model's inputs; results keep the order of the batch."""
+        """Run one batch. Arrays are named like the model's inputs; results keep the order of the batch."""
         ...
 
     def close(self) -> None: ...

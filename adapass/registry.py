@@ -50,6 +50,7 @@ def pass_class(name: str) -> type[Pass]:
 
     Raises:
         RecipeError: no such pass; the message lists near matches.
+
     """
     table = _with_plugins(PASSES, "adapass.passes")
     if name not in table:
@@ -62,6 +63,7 @@ def generator(name: str) -> Generator:
 
     Raises:
         UsageError: no such generator.
+
     """
     table = _with_plugins(GENERATORS, "adapass.generators")
     if name not in table:
@@ -88,7 +90,10 @@ def _with_plugins(own: Mapping[str, str], group: str) -> dict[str, str]:
     for entry in entry_points(group=group):
         owner = entry.dist.name if entry.dist is not None else entry.value
         if entry.name in table:
-            raise UsageError(f"'{entry.name}' in group {group} is claimed by {origin[entry.name]} and by {owner}; uninstall one")
+            raise UsageError(
+                f"'{entry.name}' in group {group} is claimed by {origin[entry.name]} and by {owner}; "
+                "uninstall one"
+            )
         table[entry.name] = entry.value
         origin[entry.name] = owner
     return table

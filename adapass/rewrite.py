@@ -57,7 +57,7 @@ class Pass(ABC):
     exactness: ClassVar[Exactness]
     preserves: ClassVar[frozenset[type[Fact]]] = frozenset()
     max_distortion: ClassVar[float] = 0.25
-    """For LOSSY passes: the relative RMS change of an output, knobs neutral, above which the rewrite counts as wrong."""
+    """LOSSY passes: relative RMS change of an output, knobs neutral, above which a rewrite is wrong."""
     source: ClassVar[str] = ""
     """The paper or system the mechanism comes from, where there is one."""
 
@@ -70,7 +70,7 @@ class Pass(ABC):
         """
 
     def __str__(self) -> str:
-        """The text form: ``name`` or ``name{option=value ...}`` with the options that differ from their defaults."""
+        """The text form: ``name``, or ``name{option=value ...}`` with the options that are not default."""
         from adapass.text_form import pass_to_text
 
         return pass_to_text(self)
@@ -126,7 +126,7 @@ P = TypeVar("P", bound=Pass)
 
 
 def with_methods(step: P, **methods: Callable[..., object]) -> P:
-    """The same pass, name and options included, with some methods replaced (see ``chosen`` and ``restricted``)."""
+    """The same pass, name and options included, with some methods replaced."""
     kind = type(step)
     return cast("type[P]", type(kind.__name__, (kind,), methods))(**step.options())
 

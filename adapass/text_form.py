@@ -41,6 +41,7 @@ def parse_pass(text: str) -> Pass:
 
     Raises:
         RecipeError: the text is malformed, or the pass, an option or a value is unknown.
+
     """
     passes = parse_passes(text)
     if len(passes) != 1:
@@ -51,7 +52,9 @@ def parse_pass(text: str) -> Pass:
 def parse_passes(text: str) -> tuple[Pass, ...]:
     """Parse a comma-separated list of passes; the empty text is the empty pipeline."""
     if len(text) > _MAX_TEXT_CHARACTERS:
-        raise RecipeError(f"pipeline text has {len(text)} characters, at most {_MAX_TEXT_CHARACTERS} are read")
+        raise RecipeError(
+            f"pipeline text has {len(text)} characters, at most {_MAX_TEXT_CHARACTERS} are read"
+        )
     return tuple(build_pass(name, options) for name, options in _scan(text))
 
 
@@ -60,6 +63,7 @@ def build_pass(name: str, options: Mapping[str, object]) -> Pass:
 
     Raises:
         RecipeError: unknown pass or option, or a value of the wrong type.
+
     """
     kind = pass_class(name)
     hints = get_type_hints(kind)
@@ -104,7 +108,13 @@ def _value_to_text(value: object) -> str:
 
 def _bare_value(word: str) -> object:
     """Numbers, booleans and null keep their type, so that '1' and 1 stay apart; the rest are strings."""
-    constants: dict[str, object] = {"true": True, "false": False, "null": None, "inf": float("inf"), "-inf": float("-inf")}
+    constants: dict[str, object] = {
+        "true": True,
+        "false": False,
+        "null": None,
+        "inf": float("inf"),
+        "-inf": float("-inf"),
+    }
     if word in constants:
         return constants[word]
     for number in (int, float):

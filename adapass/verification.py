@@ -19,7 +19,12 @@ from adapass.execution import Session
 from adapass.graph.inputs import generate_feeds
 from adapass.rewrite import Exactness, Pass
 
-ROUNDING_TOLERANCE: Mapping[str, float] = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2, "bfloat16": 1e-1}
+ROUNDING_TOLERANCE: Mapping[str, float] = {
+    "float64": 1e-9,
+    "float32": 2e-4,
+    "float16": 2e-2,
+    "bfloat16": 1e-1,
+}
 """Largest error relative to the output's root mean square. Rounding in the 24-bit products and sums
 of a network of a hundred layers stays below 1e-5 to 1e-4; a wrong weight or axis is far above."""
 TINY_RMS = 1e-12
@@ -56,7 +61,12 @@ class Comparison:
         return {
             "cases": self.cases,
             "outputs": [
-                {"name": d.output, "relative_max": d.relative_max, "relative_rms": d.relative_rms, "note": d.note}
+                {
+                    "name": d.output,
+                    "relative_max": d.relative_max,
+                    "relative_rms": d.relative_rms,
+                    "note": d.note,
+                }
                 for d in self.differences
             ],
         }
@@ -70,6 +80,7 @@ def compare(a: ir.Model, b: ir.Model, *, feeds: Sequence[Feeds] | None = None, s
 
     Raises:
         VerificationError: an output of ``a`` is missing in ``b``, or one of the models does not run.
+
     """
     cases = list(feeds) if feeds is not None else usable_feeds(a, seed=seed)
     return compare_outputs(run_all(a, cases), run_all(b, cases))
@@ -80,6 +91,7 @@ def usable_feeds(model: ir.Model, *, seed: int = 0, cases: int = 3) -> list[Feed
 
     Raises:
         VerificationError: it runs on none of them, so nothing could be compared.
+
     """
     usable: list[Feeds] = []
     refused: list[str] = []
@@ -92,7 +104,9 @@ def usable_feeds(model: ir.Model, *, seed: int = 0, cases: int = 3) -> list[Feed
         else:
             usable.append(candidate)
     if not usable:
-        raise VerificationError(f"the model runs on none of {len(refused)} generated inputs; give data. {refused[:1]}")
+        raise VerificationError(
+            f"the model runs on none of {len(refused)} generated inputs; give data. {refused[:1]}"
+        )
     return usable
 
 
@@ -102,7 +116,9 @@ def run_all(model: ir.Model, cases: Sequence[Feeds]) -> list[dict[str, Array]]:
     return [session.run(case) for case in cases]
 
 
-def compare_outputs(reference: Sequence[Mapping[str, Array]], results: Sequence[Mapping[str, Array]]) -> Comparison:
+def compare_outputs(
+    reference: Sequence[Mapping[str, Array]], results: Sequence[Mapping[str, Array]]
+) -> Comparison:
     """Compare outputs already computed, case by case."""
     worst: dict[str, Difference] = {}
     for expected, found in zip(reference, results, strict=True):
@@ -133,14 +149,18 @@ def _difference(name: str, expected: Array, found: Array) -> Difference:
         return Difference(name, 0.0, 0.0)
     if expected.dtype.kind not in "fc" and expected.dtype.name != "bfloat16":
         same = bool(np.array_equal(expected, found))
-        return Difference(name, 0.0 if same else np.inf, 0.0 if same else np.inf, "" if same else "values differ")
+        return Difference(
+            name, 0.0 if same else np.inf, 0.0 if same else np.inf, "" if same else "values differ"
+        )
     return _float_difference(name, expected.astype(np.float64), found.astype(np.float64))
 
 
 def _float_difference(name: str, expected: Array, found: Array) -> Difference:
     a, b = np.asarray(expected, np.float64), np.asarray(found, np.float64)
     finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
         return Difference(name, np.inf, np.inf, "infinities or NaNs at different places")
     if not finite.any() or np.array_equal(a, b, equal_nan=True):
         return Difference(name, 0.0, 0.0)

@@ -17,7 +17,7 @@ from adapass.graph.digest import digest
 from adapass.graph.load import load_model
 from adapass.graph.text import parse
 from adapass.observe import DumpText, Observer, Step, TimeEachPass
-from adapass.pipeline import PassFailure, Pipeline
+from adapass.pipeline import PassError, Pipeline
 from adapass.rewrite import Exactness, Pass, PassResult, Reject, Replacement, Rewrite
 from adapass.testing.faults import Fault, corrupting
 from adapass.verification import Comparison, compare
@@ -25,7 +25,8 @@ from adapass.verification import Comparison, compare
 MODEL = """
 <ir_version: 10, opset_import: ["" : 20]>
 net (float[N, 4] x) => (float[N, 3] y)
-<float[4, 5] w = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0},
+<float[4, 5] w = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 
+                1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0},
  float[5] b = {1, 2, 3, 4, 5},
  float[5, 3] v = {1, -2, 3, -4, 5, -6, 7, -8, 9, -10, 11, -12, 13, -14, 15}>
 {
@@ -110,7 +111,9 @@ def test_leaves_its_argument_alone_and_counts() -> None:
 def test_names_the_corrupted_pass(fault: Fault, pick: int) -> None:
     broken = corrupting(SwapAdd(), fault, pick)
 
-    with pytest.raises(PassFailure, match=r"pass 'swap-add' \(number 2 of 3\).*Passes before it: swap-add") as caught:
+    with pytest.raises(
+        PassError, match=r"pass 'swap-add' \(number 2 of 3\).*Passes before it: swap-add"
+    ) as caught:
         Pipeline([SwapAdd(), broken, SwapAdd()]).run(parse(MODEL))
 
     assert caught.value.culprit is broken
@@ -125,7 +128,7 @@ def test_names_the_corrupted_pass(fault: Fault, pick: int) -> None:
     ],
 )
 def test_names_the_pass_that_lies_or_raises(step: Pass, message: str) -> None:
-    with pytest.raises(PassFailure, match=message):
+    with pytest.raises(PassError, match=message):
         Pipeline([step]).run(parse(MODEL))
 
 
@@ -139,7 +142,7 @@ def test_bisection_finds_pass_site_and_a_small_model(tmp_path: Path) -> None:
     assert len(list(guilty.model.graph)) == 1
     guilty.write(tmp_path / "repro")
     reread = load_model(tmp_path / "repro" / "model.onnx")
-    with pytest.raises(PassFailure):
+    with pytest.raises(PassError):
         Pipeline([SubtractAtOnce()]).run(reread, feeds=guilty.feeds)
 
 
@@ -157,7 +160,9 @@ def test_observers_see_every_pass(tmp_path: Path) -> None:
     clock: Callable[[], float] = iter(range(100)).__next__
     timer = TimeEachPass(clock=clock)
 
-    Pipeline([SwapAdd(), Liar(changes=False)]).run(parse(MODEL), observers=[Watch(), timer, DumpText(tmp_path)])
+    Pipeline([SwapAdd(), Liar(changes=False)]).run(
+        parse(MODEL), observers=[Watch(), timer, DumpText(tmp_path)]
+    )
 
     assert seen == [(0, True), (1, False)]
     assert timer.seconds == [1, 1]

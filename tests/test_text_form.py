@@ -96,7 +96,9 @@ def test_the_empty_text_is_the_empty_pipeline() -> None:
         pytest.param("paint-nodes{max-count=1 max-count=2}", "given twice", id="option-twice"),
         pytest.param("paint-nodes{max-count=many}", "does not fit", id="wrong-type"),
         pytest.param("paint-nodes{shade=green}", "does not fit", id="unknown-word"),
-        pytest.param("paint-nodes{colour=1}", "has no option 'colour'; its options: label", id="unknown-option"),
+        pytest.param(
+            "paint-nodes{colour=1}", "has no option 'colour'; its options: label", id="unknown-option"
+        ),
         pytest.param('paint-nodes{label="open}', "a JSON string or list", id="open-string"),
         pytest.param("paint-node", "did you mean paint-nodes", id="unknown-pass"),
         pytest.param("Paint", "expected a pass name, found 'Paint'", id="capital-letter"),

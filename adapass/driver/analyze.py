@@ -185,7 +185,7 @@ def _family(step: BudgetedPass, model: ir.Model, samples: Samples | None) -> Sec
 def _damage(
     step: BudgetedPass, model: ir.Model, choices: tuple[Choice, ...], samples: Samples | None
 ) -> Mapping[str, float]:
-    """Measured where knobs do not decide it: an exit does no damage of its own before its threshold is set."""
+    """Measured where knobs do not decide it: an exit does no damage before its threshold is set."""
     if samples is None or not choices or type(step).tune is not BudgetedPass.tune:
         return {}
     return damages(model, step, choices, fit=samples, samples=samples)

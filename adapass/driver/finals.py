@@ -71,7 +71,13 @@ def build_all(
 
 
 def race_once(
-    builds: Sequence[Build], original: Path, feeds: Sequence[Feeds], *, threads: int, cache: Cache, machine: str
+    builds: Sequence[Build],
+    original: Path,
+    feeds: Sequence[Feeds],
+    *,
+    threads: int,
+    cache: Cache,
+    machine: str,
 ) -> Mapping[str, float]:
     """Mean seconds of the original and of every build, by name.
 

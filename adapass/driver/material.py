@@ -132,7 +132,7 @@ def _parts(model: ir.Model, request: Request, data: Source | None, eval_data: So
     rest = without(held_out, fit) if shared else held_out
     if len(rest) < 2:
         raise DataError(
-            f"{shared} of {len(held_out)} evaluation samples are also in the fit data; give samples of their own"
+            f"{shared} of {len(held_out)} evaluation samples are also in the fit data; give others"
         )
     split = split_by_hash(rest, WITH_EVAL, seed=request.seed)
     notes = (f"{shared} evaluation samples are also in the fit data and were left out",) if shared else ()

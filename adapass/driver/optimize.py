@@ -9,12 +9,14 @@ whatever is wrong with the input ends before any work.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from adapass.artifact.write import check_destination
 from adapass.data import Source
 from adapass.driver.clean import split_passes
+from adapass.driver.context import Context
 from adapass.driver.job import PHASES, Job
 from adapass.driver.material import ModelSource, default_threads, gather
 from adapass.driver.recipe import read_plan
@@ -99,6 +101,7 @@ def _run(
     scratch: Path,
     progress: Progress,
 ) -> Result:
+    started = time.monotonic()
     steps, families = split_passes(request)
     material = gather(model, request, data, eval_data, scratch)
     destination = destination_of(request, material.path)
@@ -112,8 +115,10 @@ def _run(
     fit = material.parts.fit if material.parts is not None else None
     watchers = [LogCounts(), ShowProgress(progress)]
     clean = steps.run(material.model, data=fit, observers=watchers, seed=request.seed).model
-    job = Job(request, material, clean, steps, families, store, scratch, progress, destination)
-    result = job.run(None if recipe is None else read_plan(recipe))
+    context = Context(
+        request, material, clean, steps, families, store, scratch, progress, destination, started
+    )
+    result = Job(context).run(None if recipe is None else read_plan(recipe))
     store.clear()
     return result
 

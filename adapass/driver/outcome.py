@@ -127,7 +127,7 @@ def _description(
         ),
         generator=generator,
         quality=finding.quality,
-        certificate=None if finding.certificate is None else cast("dict[str, JsonValue]", dict(finding.certificate)),
+        certificate=cast("dict[str, JsonValue] | None", finding.certificate),
         latency=finding.latency,
         exits=finding.exits if kind is Kind.OPTIMIZED else None,
         tools=tool_versions(),

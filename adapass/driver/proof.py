@@ -30,7 +30,7 @@ class Proof:
     """The outcome of certification."""
 
     point: OperatingPoint | None
-    """The setting that ships: the last that passed, or the safest when nothing passed; ``None`` without knobs."""
+    """The last setting that passed, or the safest when nothing passed; ``None`` without knobs."""
     certificate: Certificate | None
     """``None`` when nothing passed."""
     reachable: float
@@ -54,13 +54,14 @@ def prove(
     *,
     max_drop: float,
     confidence: float,
+    latency_target_seconds: float | None,
     split_seed: int,
     data: str,
     threads: int,
     progress: Progress,
 ) -> Proof:
     """Walk the path of settings of one build over the certify samples (``data`` is their fingerprint)."""
-    path = path_of(build.candidate.points)
+    path = path_of(build.candidate.points, latency_target_seconds)
     runs: list[_Run] = []
 
     def walk() -> Iterator[Losses]:
@@ -90,10 +91,18 @@ def prove(
     )
 
 
-def path_of(points: Sequence[OperatingPoint]) -> list[OperatingPoint | None]:
-    """At most MAX_POINTS settings, ends included; ``[None]`` for a model without knobs."""
+def path_of(
+    points: Sequence[OperatingPoint], enough_seconds: float | None = None
+) -> list[OperatingPoint | None]:
+    """At most MAX_POINTS settings, ends included; ``[None]`` for a model without knobs.
+
+    Settings more aggressive than the first one expected to be fast enough are left out.
+    """
     if not points:
         return [None]
+    if enough_seconds is not None:
+        slow = sum(point.expected_seconds > enough_seconds for point in points)
+        points = points[: slow + 1]
     wanted = np.unique(np.linspace(0, len(points) - 1, min(MAX_POINTS, len(points))).round().astype(int))
     return [points[int(i)] for i in wanted]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -12,61 +10,51 @@ import onnx_ir as ir
 from adapass.artifact.manifest import Exits, GeneratorInfo, Latency, Quality
 from adapass.budgeted import BudgetedPass
 from adapass.cost.timing import Ratio
+from adapass.driver.comparing import Final
+from adapass.driver.context import Context
 from adapass.driver.depth import exits_record
-from adapass.driver.finals import ORIGINAL, Build
-from adapass.driver.material import Material
+from adapass.driver.finals import ORIGINAL
 from adapass.driver.outcome import Finding, Shipment, conclude
 from adapass.driver.proof import Proof
+from adapass.driver.recipe import write_plan
 from adapass.driver.report import Result
 from adapass.driver.request import Request
 from adapass.facts import FactCache
 from adapass.search.judge import Judge
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
-    """The build that ships, the adaptive graph it was built from, and its portable form."""
-
-    build: Build
-    model: ir.Model
-    clean: ir.Model
-    """The model before any lossy choice: depths of exits are told on it."""
-    portable: Path
-
-
 def ship(
+    context: Context,
     final: Final,
     latency: Latency,
     ratio: Ratio | None,
-    recipe: Mapping[str, object],
-    destination: Path,
     *,
-    material: Material,
-    request: Request,
     proof: Proof | None = None,
     judge: Judge | None = None,
-    race: Mapping[str, float] | None = None,
+    race: Mapping[str, float],
     hints: Sequence[str] = (),
 ) -> Result:
     """Write the artifact of an optimized model."""
+    build, request, parts = final.build, context.request, context.material.parts
+    point = proof.point if proof is not None else None
     certificate = proof.certificate if proof is not None else None
     finding = Finding(
-        recipe=recipe,
+        recipe=write_plan(request, context.steps, build.candidate.plan, build, point),
         task=judge.metric.value if judge is not None else "unknown",
         latency=latency,
         latency_note=_interval(ratio),
         quality=_quality(judge, proof),
         certificate=certificate.to_dict() if certificate is not None else None,
         certificate_words=certificate.statement if certificate is not None else "",
-        exits=_exits(final, proof),
-        pareto=_pareto(race or {}, final.build.name),
-        messages=(*(material.parts.notes if material.parts is not None else ()), *hints),
+        exits=_exits(final, context.clean, proof),
+        pareto=_pareto(race, build.name),
+        messages=(*(parts.notes if parts is not None else ()), *hints),
         warnings=_warnings(final, proof, request),
     )
-    build = final.build
-    info = GeneratorInfo(name=build.generator.name, variant=build.variant.name, options=dict(build.variant.options))
+    options = dict(build.variant.options)
+    info = GeneratorInfo(name=build.generator.name, variant=build.variant.name, options=options)
     shipment = Shipment(portable=final.portable, folder=build.folder, generator=info)
-    return conclude(material, destination, finding, shipment)
+    return conclude(context.material, context.destination, finding, shipment)
 
 
 def no_data_hint(model: ir.Model, families: Sequence[BudgetedPass]) -> tuple[str, ...]:
@@ -79,7 +67,7 @@ def no_data_hint(model: ir.Model, families: Sequence[BudgetedPass]) -> tuple[str
             hints.append(f"with data, {step.name} could work at {len(sites)} places")
         elif proposal.refusals:
             hints.append(f"{step.name} does not apply: {proposal.refusals[0].reason}")
-    how = "give data: --data FIT.npz --eval EVAL.npz, arrays named like the model's inputs (labels are optional)"
+    how = "give data: --data FIT.npz --eval EVAL.npz, arrays named like the inputs (labels are optional)"
     return (*hints, how)
 
 
@@ -94,8 +82,8 @@ def _quality(judge: Judge | None, proof: Proof | None) -> Quality | None:
     return Quality(metric=judge.metric.value, before=before, after=proof.score, samples=len(judge.samples))
 
 
-def _exits(final: Final, proof: Proof | None) -> Exits | None:
-    record = exits_record(final.model, final.clean)
+def _exits(final: Final, clean: ir.Model, proof: Proof | None) -> Exits | None:
+    record = exits_record(final.model, clean)
     if record is None or proof is None or proof.exits is None:
         return None
     depths = [*record.depths, 1.0]

@@ -48,7 +48,7 @@ def apply_plan(
     """Apply and fit a plan on a copy of the clean model, verified like any pipeline.
 
     Raises:
-        PassFailure: a family broke the model.
+        PassError: a family broke the model.
 
     """
     pipeline = Pipeline([chosen(part.step, part.choices) for part in plan.parts])

@@ -26,7 +26,7 @@ class Fault(StrEnum):
 
 
 def corrupt(model: ir.Model, fault: Fault, pick: int = 0) -> str | None:
-    """Damage ``model`` in place; return what was done in words, or None when there is no place for this fault."""
+    """Damage ``model`` in place; return what was done, or None where there is no place for it."""
     places = list(_FAULTS[fault](model))
     if not places:
         return None
@@ -69,9 +69,12 @@ def _live_nodes(model: ir.Model) -> list[ir.Node]:
     return [node for node in model.graph if node in live]
 
 
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "LayerNormalization", "DequantizeLinear"})
+
+
 def _wrong_weights(model: ir.Model) -> Iterator[tuple[str, Damage]]:
     for node in _live_nodes(model):
-        if node.op_type not in {"Conv", "Gemm", "MatMul", "Add", "Mul", "LayerNormalization", "DequantizeLinear"}:
+        if node.op_type not in _WEIGHTED:
             continue
         for value in node.inputs:
             if value is None or not value.is_initializer() or value.const_value is None:
@@ -85,7 +88,8 @@ def _wrong_weights(model: ir.Model) -> Iterator[tuple[str, Damage]]:
 def _negate(value: ir.Value, tensor: ir.TensorProtocol) -> Damage:
     def damage() -> None:
         array = np.asarray(tensor.numpy())
-        value.const_value = ir.tensor(-np.maximum(array, -127) if array.dtype == np.int8 else -array, name=value.name)
+        negated = -np.maximum(array, -127) if array.dtype == np.int8 else -array
+        value.const_value = ir.tensor(negated, name=value.name)
 
     return damage
 
@@ -129,7 +133,9 @@ def _swap_inputs(node: ir.Node) -> Damage:
     return damage
 
 
-_DROPPABLE = frozenset({"Relu", "Gelu", "Add", "Mul", "Softmax", "LayerNormalization", "Tanh", "Sigmoid", "Transpose"})
+_DROPPABLE = frozenset(
+    {"Relu", "Gelu", "Add", "Mul", "Softmax", "LayerNormalization", "Tanh", "Sigmoid", "Transpose"}
+)
 
 
 def _dropped_nodes(model: ir.Model) -> Iterator[tuple[str, Damage]]:

@@ -1,0 +1,107 @@
+"""What every step of a run shares: the request, the material, and the services built on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from adapass.budgeted import Array, BudgetedPass, Feeds
+from adapass.cache import Cache
+from adapass.certify.choose import choose_metric, decision_threshold
+from adapass.certify.losses import Metric
+from adapass.cost.table import RegionTable
+from adapass.data import Dataset
+from adapass.driver.material import Material, timing_feeds
+from adapass.driver.request import Request
+from adapass.errors import UsageError
+from adapass.generator import Generator, Options
+from adapass.graph.digest import digest
+from adapass.machine import fingerprint as machine_fingerprint
+from adapass.pipeline import Pipeline
+from adapass.progress import Progress
+from adapass.search.judge import Judge, predict
+from adapass.search.stopwatch import Stopwatch
+from adapass.search.store import Store
+
+SEARCH_TIME_SHARE = 0.6
+"""Share of the time limit after which nothing new is tried; the rest is for proof and comparison."""
+
+
+@dataclass
+class Context:
+    """One run. Nothing in it changes once it is made."""
+
+    request: Request
+    material: Material
+    clean: ir.Model
+    steps: Pipeline
+    families: Sequence[BudgetedPass]
+    store: Store
+    scratch: Path
+    progress: Progress
+    destination: Path
+    started: float
+    """``time.monotonic()`` when the run began."""
+    cache: Cache = field(default_factory=Cache)
+
+    @property
+    def primary(self) -> Generator:
+        """The generator the search measures with."""
+        return self.material.generators[0]
+
+    @property
+    def device_present(self) -> bool:
+        return self.primary.device_present(self.material.target)
+
+    @property
+    def machine(self) -> str:
+        return machine_fingerprint(self.request.threads).key
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything but the model that the stored results of a run depend on."""
+        parts = self.material.parts
+        return f"{parts.fingerprint if parts is not None else ''}|{self.request.seed}|{self.request.mode}"
+
+    def feeds(self, times: int = 1) -> list[Feeds]:
+        return timing_feeds(self.material, self.request, times * self.request.effort.timing_feeds)
+
+    def stopwatch(self) -> Stopwatch:
+        target, threads = self.material.target, self.request.threads
+        return Stopwatch(self.primary, target, threads, self.feeds(), RegionTable(self.cache), self.machine)
+
+    def plain_options(self, model: ir.Model) -> Options:
+        """How the primary generator builds ``model`` when nothing special is asked for."""
+        request, target = self.request, self.material.target
+        variants = self.primary.variants(model, target, threads=request.threads, batch=request.batch)
+        return variants[0].options
+
+    def judge(self, name: str, samples: Dataset) -> Judge:
+        """The original on ``samples``, ready to compare with."""
+        original, threads = self.material.model, self.request.threads
+        key = f"{digest(original)}|{name}|{self.fingerprint}"
+
+        def report(done: int, total: int) -> None:
+            self.progress.step(done, total, f"original on the {name} samples")
+
+        def compute() -> Array:
+            return predict(original, samples, threads=threads, report=report)
+
+        outputs = self.store.array("original", key, compute)
+        threshold = decision_threshold(original)
+        return Judge(samples, outputs, self._metric(samples, outputs, threshold), threshold)
+
+    def out_of_time(self) -> bool:
+        limit = self.request.time_limit_seconds
+        return limit is not None and time.monotonic() - self.started > SEARCH_TIME_SHARE * limit
+
+    def _metric(self, samples: Dataset, outputs: Array, threshold: float) -> Metric:
+        if self.request.metric == "auto":
+            return choose_metric(outputs, samples.labels, threshold=threshold)
+        if self.request.metric not in list(Metric):
+            raise UsageError(f"unknown metric '{self.request.metric}'; known: auto, {', '.join(Metric)}")
+        return Metric(self.request.metric)
