@@ -1,7 +1,6 @@
 """Blocks: the layers of a model, as pieces between cut points.
 
-An attention region and the regions behind it that keep its shape (its feed-forward part) make one
-block. Elsewhere a region is a block of its own when it adds to a residual stream or when a
+An attention region and the feed-forward regions behind it make one block. Elsewhere a region is a block of its own when it adds to a residual stream or when a
 neighbour consists of the same operators.
 
     cut -> [attention] -> cut -> [feed-forward] -> cut        one block of a transformer
@@ -17,6 +16,7 @@ import onnx_ir as ir
 
 from adapass.analyses.attention import AttentionCores
 from adapass.analyses.dataflow import Dataflow, name_of
+from adapass.analyses.feed_forward import FeedForwards
 from adapass.analyses.regions import Region, Regions
 from adapass.analyses.shapes import Shapes
 from adapass.analyses.side_values import SideValues
@@ -64,7 +64,8 @@ class Blocks(Fact):
         del model
         flow = facts.get(Dataflow)
         attending = frozenset(node for core in facts.get(AttentionCores).cores for node in core.nodes)
-        look = _Look(flow, facts.get(Shapes), facts.get(SideValues).main, attending)
+        narrowing = frozenset(part.second for part in facts.get(FeedForwards).parts)
+        look = _Look(flow, facts.get(Shapes), facts.get(SideValues).main, attending, narrowing)
         regions = [region for region in facts.get(Regions).regions if region.entry is not None]
         groups = look.group(regions)
         blocks = tuple(look.block(index, group) for index, group in enumerate(groups))
@@ -77,6 +78,8 @@ class _Look:
     shapes: Shapes
     main: frozenset[int]
     attending: frozenset[int]
+    narrowing: frozenset[int]
+    """Second products of feed-forward parts."""
 
     def group(self, regions: list[Region]) -> list[list[Region]]:
         groups: list[list[Region]] = []
@@ -111,7 +114,9 @@ class _Look:
         return region.exit is not None or (len(region.outputs) == 1 and self._same_shape(region))
 
     def _continues(self, region: Region) -> bool:
-        return self._ends(region) and self._same_shape(region) and self._adds(region)
+        return (
+            self._ends(region) and self._adds(region) and any(node in self.narrowing for node in region.nodes)
+        )
 
     def _stands_alone(self, region: Region, neighbours: list[Region]) -> bool:
         return self._adds(region) or sum(1 for other in neighbours if other.kind == region.kind) > 1

@@ -85,8 +85,9 @@ class SideSpans:
 def needed_by(flow: Dataflow, main: frozenset[int]) -> tuple[int, ...]:
     """Per node, the main node with which it runs: the first that needs it.
 
-    Sizes are taken as soon as their value exists (-1: at the start), so that the size crosses a cut
-    and not the value. ``len(flow.nodes)`` stands for "only an output needs it".
+    The size of a graph input is taken at the start (-1), that of a main value before its last reader is
+    done, so that the size crosses later cuts and not the value. ``len(flow.nodes)`` stands for "only an
+    output needs it".
     """
     never = len(flow.nodes)
     needed = [never] * never
@@ -94,9 +95,18 @@ def needed_by(flow: Dataflow, main: frozenset[int]) -> tuple[int, ...]:
         later = min((needed[after] for after in flow.graph.successors(index)), default=never)
         needed[index] = index if index in main else later
         if flow.nodes[index].op_type in SIZES:
-            source = next((flow.producer.get(value) for value in flow.reads[index]), None)
-            needed[index] = -1 if source is None else source if source in main else later
+            needed[index] = min(later, _last_read(flow, main, flow.reads[index][0]))
     return tuple(needed)
+
+
+def _last_read(flow: Dataflow, main: frozenset[int], value: ir.Value) -> int:
+    """Until when ``value`` is there to be measured: side values as long as anybody wants, inputs from the start."""
+    source = flow.producer.get(value)
+    if source is None:
+        return -1
+    if source not in main:
+        return len(flow.nodes)
+    return max((reader for reader in flow.readers.get(value, ()) if reader in main), default=source)
 
 
 def side_spans(flow: Dataflow, main: frozenset[int], needed: tuple[int, ...]) -> SideSpans:

@@ -1,8 +1,8 @@
 """Which values are cheap enough to cross a cut beside the main one: masks, positions, sizes.
 
-A side value is computed from the graph inputs without any learned layer, with under one percent of
-the model's work and lookups into under one percent of its weights. Everything else is *main*: the
-activations that an exit would save.
+A side value depends on the sizes of the inputs only (positions, shapes), or is computed from their
+content without any learned layer, with under one percent of the model's work and lookups into under one
+percent of its weights (masks). Everything else is *main*: the activations that an exit would save.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Self
 
 import onnx_ir as ir
 
-from adapass.analyses.dataflow import Dataflow, fixed_shape
+from adapass.analyses.dataflow import RANDOM, Dataflow, fixed_shape
 from adapass.analyses.work import Work, stored_bytes
 from adapass.facts import Fact, FactCache
 from adapass.graph.tensors import subgraphs_of
@@ -43,10 +43,11 @@ class SideValues(Fact):
         flops = [part.flops for part in work.typical]
         weights = {value: stored_bytes(value) for values in flow.constants for value in values}
         most_flops, most_bytes = NEGLIGIBLE * sum(flops), NEGLIGIBLE * sum(weights.values())
+        content = _content(flow)
         main: set[int] = set()
         for index, node in enumerate(flow.nodes):
-            if node.op_type in SIZES:
-                continue  # sizes are known without the content
+            if index not in content:
+                continue
             inherited = any(before in main for before in flow.graph.predecessors(index))
             if (
                 inherited
@@ -56,7 +57,7 @@ class SideValues(Fact):
             ):
                 main.add(index)
                 continue
-            cone = _cone(flow, index)
+            cone = _cone(flow, index, content)
             tables = {value for part in cone for value in flow.constants[part]}
             if (
                 sum(flops[part] for part in cone) > most_flops
@@ -66,16 +67,25 @@ class SideValues(Fact):
         return cls(frozenset(main))
 
 
-def _cone(flow: Dataflow, index: int) -> frozenset[int]:
-    """A side node and everything it computes from; sizes need nothing computed."""
+def _content(flow: Dataflow) -> frozenset[int]:
+    """Nodes whose result depends on the entries of a graph input, not only on its size."""
+    found: set[int] = set()
+    for index, node in enumerate(flow.nodes):
+        fresh = node.op_type in RANDOM or any(value not in flow.producer for value in flow.reads[index])
+        passed = any(before in found for before in flow.graph.predecessors(index))
+        if node.op_type not in SIZES and (fresh or passed):
+            found.add(index)
+    return frozenset(found)
+
+
+def _cone(flow: Dataflow, index: int, content: frozenset[int]) -> frozenset[int]:
+    """A side node and what it computes from, as far as that depends on content."""
     seen = {index}
     stack = [index]
     while stack:
         for before in flow.graph.predecessors(stack.pop()):
-            if before in seen:
-                continue
-            seen.add(before)
-            if flow.nodes[before].op_type not in SIZES:
+            if before in content and before not in seen:
+                seen.add(before)
                 stack.append(before)
     return frozenset(seen)
 

@@ -73,6 +73,8 @@ class Keys:
         node = value.producer()
         if node is None:
             return _digest("outside", str(value.dtype))
+        if node.op_type == "Identity":  # how some exporters share weights between layers
+            return self._operand(node.inputs[0], {})
         operands = [self._operand(operand, {}) for operand in node.inputs]
         return _digest(node.domain, node.op_type, str(value.index()), *self._attributes(node), *operands)
 
@@ -89,10 +91,12 @@ class Keys:
         attributes = sorted(node.attributes.items())
         if not self.sizes:
             return [name for name, _ in attributes]
-        return [
-            f"{name}:{ir.to_proto(attribute).SerializeToString(deterministic=True).hex()}"
-            for name, attribute in attributes
-        ]
+        return [f"{name}:{self._attribute(attribute)}" for name, attribute in attributes]
+
+    def _attribute(self, attribute: ir.Attr) -> str:
+        if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
+            return self._stored(attribute.as_tensor())  # without the name it may carry
+        return ir.to_proto(attribute).SerializeToString(deterministic=True).hex()
 
 
 def _digest(*parts: str) -> str:
