@@ -15,7 +15,6 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapass.analyze import analyze as analyze
     from adapass.artifact.runtime import LoadedArtifact as LoadedArtifact
     from adapass.artifact.runtime import load_artifact as load_artifact
     from adapass.budgeted import BudgetedPass as BudgetedPass
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from adapass.budgeted import Samples as Samples
     from adapass.data import Dataset as Dataset
     from adapass.data import load_data as load_data
+    from adapass.driver.analyze import Analysis as Analysis
+    from adapass.driver.analyze import analyze as analyze
     from adapass.driver.optimize import optimize as optimize
     from adapass.driver.report import Report as Report
     from adapass.driver.report import Result as Result
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapassError",
+    "Analysis",
     "ArtifactError",
     "BudgetError",
     "BudgetedPass",
@@ -102,10 +104,10 @@ __all__ = [
 
 _MODULES = MappingProxyType(
     {
-        "adapass.analyze": ("analyze",),
         "adapass.artifact.runtime": ("LoadedArtifact", "load_artifact"),
         "adapass.budgeted": ("BudgetedPass", "Choice", "Knob", "Proposal", "Refusal", "Samples"),
         "adapass.data": ("Dataset", "load_data"),
+        "adapass.driver.analyze": ("Analysis", "analyze"),
         "adapass.driver.optimize": ("optimize",),
         "adapass.driver.report": ("Report", "Result"),
         "adapass.errors": (

@@ -59,9 +59,7 @@ def test_the_errors_are_light_too() -> None:
 
 
 def test_a_module_of_the_same_name_does_not_hide_a_function() -> None:
-    code = (
-        "import adapass.trace, adapass.analyze; assert callable(adapass.trace) and callable(adapass.analyze)"
-    )
+    code = "import adapass.trace; assert callable(adapass.trace)"
 
     assert "adapass.trace" in imported_by(code)
 

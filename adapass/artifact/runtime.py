@@ -17,6 +17,7 @@ from adapass.artifact.read import Artifact, read_artifact
 from adapass.budgeted import Array
 from adapass.errors import ArtifactError, DataError, UsageError
 from adapass.generator import Runner
+from adapass.ops import EXIT_INDEX
 from adapass.registry import generator
 
 
@@ -50,7 +51,8 @@ class LoadedArtifact:
 
     @property
     def outputs(self) -> tuple[Port, ...]:
-        return self.artifact.manifest.outputs
+        """What ``run`` returns; which exit was taken is in ``stats``."""
+        return tuple(port for port in self.artifact.manifest.outputs if port.name != EXIT_INDEX)
 
     @property
     def stats(self) -> RunStats:

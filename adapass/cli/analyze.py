@@ -21,18 +21,18 @@ def analyze(
     verbose: Verbose = 0,
 ) -> None:
     """Show the regions of a model, their cost, the sites of every family, and why a family can do nothing."""
-    del quiet, verbose
-    from adapass.analyze import analyze as run_analyze
-    from adapass.data import load_data
-    from adapass.graph.load import load_model
+    del verbose
+    from adapass.cli.progress import shown_progress
+    from adapass.driver.analyze import analyze as run_analyze
 
-    loaded = load_model(model)
-    samples = None if data is None else load_data(data, loaded, allow_code=allow_code)
-    analysis = run_analyze(loaded, target=target, data=samples, threads=threads)
+    with shown_progress(quiet) as progress:
+        analysis = run_analyze(
+            model, target=target, data=data, threads=threads, allow_code=allow_code, progress=progress
+        )
     if as_json:
         print_json(analysis.to_dict())
         return
     for section in analysis.sections:
-        print_table(section.head, section.rows, title=section.title)
+        print_table(section.columns, section.rows, title=section.title)
         for note in section.notes:
             print_line(note)

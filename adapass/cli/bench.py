@@ -96,7 +96,7 @@ def _time(
 
 
 def _names(models: Sequence[Path]) -> list[str]:
-    """Short names that tell the models apart: the path where file names are equal, a number where paths are."""
+    """Short names that tell the models apart: paths where file names are equal, numbered where paths are."""
     short = [path.name if [p.name for p in models].count(path.name) == 1 else str(path) for path in models]
     return [
         f"{name} ({short[: k + 1].count(name)})" if short.count(name) > 1 else name

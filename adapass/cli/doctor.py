@@ -41,9 +41,8 @@ def doctor(as_json: Json = False) -> None:
         print_json({**facts, "advice": advice})
         return
     for title, rows in facts.items():
-        print_table(
-            (title, ""), [(key, "not set" if value is None else value) for key, value in rows.items()]
-        )
+        absent = "not installed" if title == "versions" else "not set"
+        print_table((title, ""), [(key, absent if value is None else value) for key, value in rows.items()])
     for line in advice or ["nothing is missing"]:
         print_line(line)
 

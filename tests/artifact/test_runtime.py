@@ -145,6 +145,16 @@ def test_counts_the_exits_taken(built: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert second.runs == 2
 
 
+def test_the_exit_taken_is_no_output(maker: Maker) -> None:
+    ports = (
+        Port(name="y", dtype="float32", shape=("N", 2)),
+        Port(name="adapass_exit", dtype="int64", shape=("N",)),
+    )
+
+    with load_artifact(maker.write(outputs=ports), threads=1) as loaded:
+        assert [port.name for port in loaded.outputs] == ["y"]
+
+
 def test_names_a_generator_that_is_not_installed(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = FakeGenerator()
     absent.missing = "pip install fake"
