@@ -152,12 +152,18 @@ def _sizes(dims: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
     )
 
 
+def _measures(node: ir.Node, batch_axis: int | None) -> bool:
+    """Whether the sizes a ``Shape`` or ``Size`` returns include that of the batch."""
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 1 << 30)
+    return batch_axis is not None and max(0, start) <= batch_axis and (end < 0 or batch_axis < end)
+
+
 def _from_sizes(flow: Dataflow, shapes: Shapes, batch: Mapping[str, int]) -> frozenset[str]:
     """Integers computed from the sizes of values with a batch axis, and from nothing else."""
     found: set[str] = set()
     for index, node in enumerate(flow.nodes):
         names = [name_of(value) for value in flow.reads[index]]
-        counts = node.op_type in ("Shape", "Size") and any(name in batch for name in names)
+        counts = node.op_type in ("Shape", "Size") and any(_measures(node, batch.get(name)) for name in names)
         passes = bool(names) and node.op_type != "ConstantOfShape" and any(name in found for name in names)
         if not counts and not passes:
             continue

@@ -1,7 +1,7 @@
 """Blocks: the layers of a model, as pieces between cut points.
 
-An attention region and the feed-forward regions behind it make one block. Elsewhere a region is a block of its own when it adds to a residual stream or when a
-neighbour consists of the same operators.
+An attention region and the feed-forward regions behind it make one block. Elsewhere a region is a block
+of its own when it adds to a residual stream or when a neighbour consists of the same operators.
 
     cut -> [attention] -> cut -> [feed-forward] -> cut        one block of a transformer
     cut -> [conv, relu, conv, add, relu] -> cut               one residual block

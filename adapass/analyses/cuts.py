@@ -100,7 +100,7 @@ def needed_by(flow: Dataflow, main: frozenset[int]) -> tuple[int, ...]:
 
 
 def _last_read(flow: Dataflow, main: frozenset[int], value: ir.Value) -> int:
-    """Until when ``value`` is there to be measured: side values as long as anybody wants, inputs from the start."""
+    """Until when ``value`` is there to be measured."""
     source = flow.producer.get(value)
     if source is None:
         return -1
