@@ -8,10 +8,12 @@ DEFAULT: tuple[str, ...] = (
     "fold-constants",
     # Before folding and merging again: constant targets end the chains that computed them.
     "simplify-reshapes",
-    "remove-identities",
     "remove-redundant-expands",
     "remove-redundant-scatters",
+    "merge-casts",
     "merge-layout-chains",
+    # Behind the merging passes: what cancels out leaves an Identity.
+    "remove-identities",
     "fuse-layer-norm",
     "fuse-gelu",
     "fuse-clips",

@@ -15,7 +15,7 @@ written as ConstantOfShape does not blow up the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
@@ -64,7 +64,8 @@ class FoldConstants(Pass):
         search = _Search(self, only)
         search.visit(model.graph)
         values = search.frontier()
-        arrays = _compute(model, search.nodes, [value for value in values if value not in search.sizes])
+        computed = [value for value in values if value not in search.sizes]
+        arrays = _Calculator(model, search.nodes, search.sizes).compute(computed)
         sites: list[str] = []
         for value in values:
             array = search.sizes[value] if value in search.sizes else arrays.get(value)
@@ -156,7 +157,9 @@ def _bytes(value: ir.Value | None) -> float | None:
     tensor = constant_tensor(value)
     if tensor is not None:
         return tensor.nbytes
-    if value.shape is None or not value.shape.is_static() or value.dtype is None:
+    if not isinstance(value.type, ir.TensorType) or value.dtype is None:
+        return None
+    if value.shape is None or not value.shape.is_static():
         return None
     if not (value.dtype.is_floating_point() or value.dtype.is_integer() or value.dtype == ir.DataType.BOOL):
         return None
@@ -188,70 +191,69 @@ def _store(value: ir.Value, array: Array) -> None:
     value.replace_all_uses_with(constant)
 
 
-def _compute(model: ir.Model, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value]) -> dict[ir.Value, Array]:
-    """Run the constant part as a model of its own; node by node when the runtime refuses the whole."""
-    if not wanted:
-        return {}
-    try:
-        return _run(model, nodes, wanted)
-    except VerificationError:
-        if len(wanted) == 1:
+class _Calculator:
+    """Computes values of the constant part, by a model made of nothing else."""
+
+    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], sizes: Mapping[ir.Value, Array]) -> None:
+        self._model = model
+        self._nodes = nodes
+        self._sizes = sizes
+
+    def compute(self, wanted: Sequence[ir.Value]) -> dict[ir.Value, Array]:
+        """All in one run; one by one when the runtime refuses that. What it cannot compute is left out."""
+        if not wanted:
             return {}
-    found: dict[ir.Value, Array] = {}
-    for value in wanted:
-        found |= _compute(model, _needed(nodes, value), [value])
-    return found
+        try:
+            return self._run(wanted)
+        except VerificationError:
+            if len(wanted) == 1:
+                return {}
+        found: dict[ir.Value, Array] = {}
+        for value in wanted:
+            found |= self.compute([value])
+        return found
 
+    def _run(self, wanted: Sequence[ir.Value]) -> dict[ir.Value, Array]:
+        copies: dict[ir.Value, ir.Value] = {}
+        initializers: list[ir.Value] = []
+        twins = [self._twin(node, copies, initializers) for node in self._needed(wanted)]
+        graph = ir.Graph(
+            [],
+            [copies[value] for value in wanted],
+            nodes=twins,
+            initializers=initializers,
+            opset_imports=dict(self._model.graph.opset_imports),
+            name="constants",
+        )
+        results = Session(ir.Model(graph, ir_version=self._model.ir_version)).run({})
+        return {value: results[copies[value].name or ""] for value in wanted}
 
-def _needed(nodes: Sequence[ir.Node], value: ir.Value) -> list[ir.Node]:
-    wanted = {value}
-    kept: list[ir.Node] = []
-    for node in reversed(nodes):
-        if any(output in wanted for output in node.outputs):
-            kept.append(node)
-            wanted.update(v for v in node.inputs if v is not None)
-    return kept[::-1]
+    def _needed(self, wanted: Sequence[ir.Value]) -> list[ir.Node]:
+        needed = set(wanted)
+        kept: list[ir.Node] = []
+        for node in reversed(self._nodes):
+            if any(output in needed for output in node.outputs):
+                kept.append(node)
+                needed.update(value for value in node.inputs if value is not None)
+        return kept[::-1]
 
+    def _twin(self, node: ir.Node, copies: dict[ir.Value, ir.Value], initializers: list[ir.Value]) -> ir.Node:
+        for value in node.inputs:
+            if value is not None and value not in copies:
+                copies[value] = self._stored(value, f"v{len(copies)}")
+                initializers.append(copies[value])
+        inputs = [None if value is None else copies[value] for value in node.inputs]
+        attributes = list(node.attributes.values())
+        twin = ir.Node("", node.op_type, inputs, attributes, num_outputs=len(node.outputs))
+        for mine, original in zip(twin.outputs, node.outputs, strict=True):
+            mine.name = f"v{len(copies)}" if original.name else ""
+            mine.type, mine.shape = original.type, original.shape
+            copies[original] = mine
+        return twin
 
-def _run(model: ir.Model, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value]) -> dict[ir.Value, Array]:
-    copies: dict[ir.Value, ir.Value] = {}
-    initializers: list[ir.Value] = []
-    twins = [_twin(node, copies, initializers) for node in nodes]
-    graph = ir.Graph(
-        [],
-        [copies[value] for value in wanted],
-        nodes=twins,
-        initializers=initializers,
-        opset_imports=dict(model.graph.opset_imports),
-        name="constants",
-    )
-    results = Session(ir.Model(graph, ir_version=model.ir_version)).run({})
-    return {value: results[copies[value].name or ""] for value in wanted}
-
-
-def _twin(node: ir.Node, copies: dict[ir.Value, ir.Value], initializers: list[ir.Value]) -> ir.Node:
-    inputs = [
-        None if value is None else copies.get(value) or _stored(value, copies, initializers)
-        for value in node.inputs
-    ]
-    twin = ir.Node("", node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs))
-    for mine, original in zip(twin.outputs, node.outputs, strict=True):
-        mine.name = f"v{len(copies)}" if original.name else ""
-        mine.type, mine.shape = original.type, original.shape
-        copies[original] = mine
-    return twin
-
-
-def _stored(value: ir.Value, copies: dict[ir.Value, ir.Value], initializers: list[ir.Value]) -> ir.Value:
-    tensor = constant_tensor(value)
-    if tensor is None:
-        raise ValueError(f"'{value.name}' is not a constant")
-    copy = ir.Value(
-        name=f"v{len(copies)}",
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape.numpy()),
-        const_value=tensor,
-    )
-    copies[value] = copy
-    initializers.append(copy)
-    return copy
+    def _stored(self, value: ir.Value, name: str) -> ir.Value:
+        tensor = ir.tensor(self._sizes[value]) if value in self._sizes else constant_tensor(value)
+        if tensor is None:
+            raise ValueError(f"'{value.name}' is not a constant")
+        shape = ir.Shape(tensor.shape.numpy())
+        return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)

@@ -23,12 +23,7 @@ class FusePadIntoConv(AdoptedRules):
 
     name: ClassVar[str] = "fuse-pad-into-conv"
     exactness: ClassVar[Exactness] = Exactness.ROUNDING
+    root_ops: ClassVar[frozenset[str]] = frozenset({"Conv"})
 
     def rules(self) -> Sequence[Rule]:
-        common = import_module("onnxscript.rewriter.rules.common")
-        return (
-            common.normalize_pad_format_conv_rule,
-            common.normalize_pad_format_conv_integer_rule,
-            common.fuse_pad_into_conv_rule,
-            common.fuse_pad_into_conv_integer_rule,
-        )
+        return (import_module("onnxscript.rewriter.rules.common").fuse_pad_into_conv_rule,)

@@ -18,10 +18,35 @@ from adapass.rewrite import Exactness
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveRedundantExpands(AdoptedRules):
-    """Drop an Expand in front of a broadcasting operator when the result has the same shape without it."""
+    """Drop an Expand in front of a broadcasting operator when the result has the same shape without it.
+
+    Not in front of PRelu, whose slope may be broadcast but whose input may not.
+    """
 
     name: ClassVar[str] = "remove-redundant-expands"
     exactness: ClassVar[Exactness] = Exactness.BITWISE
+    root_ops: ClassVar[frozenset[str]] = frozenset(
+        {
+            "Add",
+            "And",
+            "BitShift",
+            "BitwiseAnd",
+            "BitwiseOr",
+            "BitwiseXor",
+            "Div",
+            "Equal",
+            "Greater",
+            "GreaterOrEqual",
+            "Less",
+            "LessOrEqual",
+            "Mod",
+            "Mul",
+            "Or",
+            "Pow",
+            "Sub",
+            "Xor",
+        }
+    )
 
     def rules(self) -> Sequence[Rule]:
         return tuple(import_module("onnxscript.rewriter.rules.common").expand_before_binary_op_rules)

@@ -22,6 +22,7 @@ class RemoveRedundantScatters(AdoptedRules):
 
     name: ClassVar[str] = "remove-redundant-scatters"
     exactness: ClassVar[Exactness] = Exactness.BITWISE
+    root_ops: ClassVar[frozenset[str]] = frozenset({"ScatterND"})
 
     def rules(self) -> Sequence[Rule]:
         common = import_module("onnxscript.rewriter.rules.common")

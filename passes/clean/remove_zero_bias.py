@@ -23,6 +23,7 @@ class RemoveZeroBias(AdoptedRules):
 
     name: ClassVar[str] = "remove-zero-bias"
     exactness: ClassVar[Exactness] = Exactness.ROUNDING
+    root_ops: ClassVar[frozenset[str]] = frozenset({"Conv", "ConvTranspose", "Gemm", "QLinearConv"})
 
     def rules(self) -> Sequence[Rule]:
         common = import_module("onnxscript.rewriter.rules.common")
