@@ -36,6 +36,7 @@ def p_value(losses: Losses, max_drop: float, confidence: float = 0.95) -> float:
 
     Raises:
         UsageError: a drop outside [0, 1) or a confidence outside [0.5, 1).
+
     """
     check_budget(max_drop, confidence)
     error = 1 - confidence
@@ -49,7 +50,7 @@ def p_value(losses: Losses, max_drop: float, confidence: float = 0.95) -> float:
 
 
 def upper_bound(losses: Losses, confidence: float = 0.95, *, tolerance: float = 1e-4) -> float:
-    """With ``confidence`` the true drop is below this: the smallest drop, to ``tolerance``, that is ruled out.
+    """With ``confidence`` the true drop is below this: the smallest drop, to ``tolerance``, ruled out.
 
     Found by bisection over the test. A bound of 1 says nothing. It is a statement about one candidate, not
     corrected for a choice among several: what survives a choice is the test at the budget (``sequence``).

@@ -62,6 +62,7 @@ class Certificate:
 
         Raises:
             ArtifactError: an entry is missing or has the wrong type.
+
         """
         number, whole, text = _number(entries), _whole(entries), _text(entries)
         try:
@@ -150,6 +151,7 @@ def issue(
 
     Raises:
         UsageError: that candidate did not pass.
+
     """
     check_budget(max_drop, confidence)
     if not 0 <= position < verdict.passed:

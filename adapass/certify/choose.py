@@ -27,6 +27,7 @@ def choose_metric(output: Array, labels: Array | None, *, threshold: float = 0.0
 
     Raises:
         UsageError: several would do and mean different things, or none does; the message lists them.
+
     """
     single = output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1)
     if labels is None:
@@ -36,7 +37,7 @@ def choose_metric(output: Array, labels: Array | None, *, threshold: float = 0.0
         return Metric.ERROR
     if whole and single and labels.size == len(output) and _only_marks(labels):
         return Metric.ACCURACY
-    if whole and output.ndim == 2 and labels.shape == (len(output),):
+    if whole and not single and output.ndim == 2 and labels.shape == (len(output),):
         return Metric.ACCURACY
     if whole and output.ndim == 2 and labels.shape == output.shape and _only_marks(labels):
         return Metric.MULTI_LABEL_ACCURACY

@@ -107,6 +107,7 @@ def losses(
     Raises:
         DataError: shapes that do not fit, or an original with NaN or infinite outputs.
         UsageError: labels or scale are missing for the metric.
+
     """
     _check(original, candidate, labels, metric, scale)
     if metric is Metric.COSINE:
@@ -173,11 +174,13 @@ def _marks(outputs: Array, threshold: float) -> Integers:
 
 def _counted(predicted: Integers, labels: Array | None, lengths: Integers | None) -> npt.NDArray[np.bool_]:
     """Which elements count: labels that are not negative, tokens before the true length."""
-    counted: npt.NDArray[np.bool_] = np.ones(predicted.shape, np.bool_)
-    if predicted.ndim > 1 and labels is not None and labels.shape == predicted.shape:
-        counted = counted & (labels.astype(np.int64) >= 0)
-    if predicted.ndim > 1 and lengths is not None:
-        counted = counted & (np.arange(predicted.shape[1]) < lengths[:, None])
+    counted = np.ones(predicted.shape, np.bool_)
+    if predicted.ndim == 1:
+        return counted
+    if labels is not None and labels.shape == predicted.shape:
+        counted[labels.astype(np.int64) < 0] = False
+    if lengths is not None:
+        counted[np.arange(predicted.shape[1]) >= lengths[:, None]] = False
     return counted
 
 

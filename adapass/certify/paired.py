@@ -14,7 +14,7 @@ budget. This is the unconditional one:
 2. Because of the staircase, the tail probability falls in p and rises in q. The worst null on a piece
    q in [l, h] therefore has at most the tail probability of (p, q) = (budget + l, h): a bound for the
    whole piece, not for grid points only.
-3. Pieces are halved until the bound is within one percent of a value that is attained.
+3. Pieces are halved until the bound is within one percent of a value that is attained (or of the level).
 4. q is searched only within a confidence interval of error ``NUISANCE_SHARE`` x (1 - confidence),
    which is added to the result (Berger and Boos, JASA 1994). Without this a population with almost no
    discordance dictates the p-value of populations that have some.
@@ -38,7 +38,7 @@ Integers = npt.NDArray[np.int64]
 
 NUISANCE_SHARE = 0.01
 TOLERANCE = 0.01
-MAX_HALVINGS = 30
+MAX_PIECES = 20_000
 IGNORED_MASS = 1e-10
 """Outcomes of ``better`` beyond this tail are not summed; their mass is added to the result."""
 
@@ -66,7 +66,7 @@ def paired_p_value(worse: int, better: int, n: int, budget: float, error: float 
     low = min(low, high)
     counts = _reachable(n, low, high)
     stairs = _Stairs(n, counts, _staircase(worse, better, n, budget, counts))
-    return min(1.0, _largest_tail(stairs, budget, (low, high), spent) + spent)
+    return min(1.0, _largest_tail(stairs, budget, (low, high), error) + spent)
 
 
 def log_ratio(worse: Floats, better: Floats, n: int, budget: float) -> Floats:
@@ -110,19 +110,22 @@ def _interval(count: int, n: int, error: float) -> tuple[float, float]:
     return low, high
 
 
-def _largest_tail(stairs: _Stairs, budget: float, interval: tuple[float, float], slack: float) -> float:
-    """Upper bound on the tail probability over q in ``interval``, p = q + budget; 1 if it does not settle."""
+def _largest_tail(stairs: _Stairs, budget: float, interval: tuple[float, float], error: float) -> float:
+    """Upper bound on the tail probability over q in ``interval``, p = q + budget; 1 if it does not settle.
+
+    Tight where it is near ``error`` or below; coarse where an attained value is beyond it anyway.
+    """
     roots: Floats = np.linspace(math.sqrt(interval[0]), math.sqrt(interval[1]), 17)
     left, right = roots[:-1] ** 2, roots[1:] ** 2
     left[0], right[-1] = interval
     attained = bound = 0.0
-    for _ in range(MAX_HALVINGS):
+    while len(left) <= MAX_PIECES:
         bounds = _tail(stairs, left + budget, right)
         attained = max(attained, float(_tail(stairs, right + budget, right).max()))
-        settled = bounds <= attained * (1 + TOLERANCE) + 0.1 * slack
+        settled = bounds <= attained * (1 + TOLERANCE) + TOLERANCE * error
         bound = max(bound, attained, float(bounds[settled].max(initial=0.0)))
-        if settled.all():
-            return bound
+        if settled.all() or attained > 2 * error:
+            return max(bound, float(bounds.max()))
         left, right = left[~settled], right[~settled]
         middle = (left + right) / 2
         left, right = np.concatenate([left, middle]), np.concatenate([middle, right])

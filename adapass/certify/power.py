@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 from scipy import special
 
+from adapass.certify.betting import betting_p_value
 from adapass.certify.bounds import Method, check_budget
 from adapass.certify.paired import paired_p_value
 from adapass.errors import UsageError
@@ -17,7 +19,7 @@ UNLUCKY = 1.2815515594457831
 """Standard errors: nine of ten data sets are luckier."""
 MOST_SAMPLES = 10_000_000
 EXACT_UP_TO = 20_000
-"""Above, the normal approximation is as good, and the exact test takes seconds."""
+"""Above, the normal approximation is as good, and the exact tests take seconds."""
 
 
 def required_samples(
@@ -126,7 +128,7 @@ def _unlucky_counts(samples: int, discordance: float, method: Method) -> tuple[i
 def _p_value(
     worse: int, better: int, samples: int, max_drop: float, confidence: float, method: Method
 ) -> float:
-    """Of right/wrong losses; for ``BETTING`` the least favourable of them, wealth earned at the best fixed stake."""
+    """Of right/wrong losses, which are the hardest for ``BETTING``."""
     if max_drop == 0 and method is not Method.EXACT_PAIRED:
         return 1.0
     match method:
@@ -135,9 +137,15 @@ def _p_value(
         case Method.EXACT_PAIRED:
             return paired_p_value(worse, better, samples, max_drop, 1 - confidence)
         case Method.BETTING:
-            drop = min(worse / samples, max_drop)
-            return math.exp(-samples * _binary_divergence(drop, max_drop))
+            return _betting_p_value(worse, samples, max_drop, 1 - confidence)
 
 
-def _binary_divergence(found: float, expected: float) -> float:
-    return float(special.rel_entr(found, expected) + special.rel_entr(1 - found, 1 - expected))
+def _betting_p_value(worse: int, samples: int, max_drop: float, error: float) -> float:
+    if samples > EXACT_UP_TO:
+        # What the best fixed stake earns; playing millions of rounds would take minutes.
+        share = min(worse / samples, max_drop)
+        divergence = special.rel_entr(share, max_drop) + special.rel_entr(1 - share, 1 - max_drop)
+        return math.exp(-samples * float(divergence))
+    values = np.zeros(samples)
+    values[:worse] = 1
+    return betting_p_value(values, -1.0, max_drop, error)

@@ -44,6 +44,7 @@ def certify(candidates: Iterable[Losses], max_drop: float, confidence: float = 0
 
     Raises:
         UsageError: a budget out of range, or candidates of different samples or metrics.
+
     """
     check_budget(max_drop, confidence)
     p_values: list[float] = []

@@ -29,6 +29,7 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
 
     Raises:
         DataError: not an archive, damaged, too large, or with arrays that are not plain numbers.
+
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -19,6 +19,7 @@ def checked(arrays: Mapping[str, Array], specs: tuple[InputSpec, ...], where: st
 
     Raises:
         DataError: names the array at fault, what was found and what is expected.
+
     """
     _names(arrays, specs, where)
     found = {spec.name: _fitted(arrays[spec.name], spec, where) for spec in specs if spec.name in arrays}
@@ -137,6 +138,7 @@ def check_labels(labels: Array, outputs: tuple[tuple[Dim, ...] | None, ...]) -> 
 
     Raises:
         DataError: wrong shape, or a class number the model does not have.
+
     """
     if any(shape is None for shape in outputs):
         return

@@ -53,6 +53,7 @@ class Dataset:
 
         Raises:
             DataError: more samples than the model takes at once, or none.
+
         """
         if len(indices) == 0:
             raise DataError("a batch of 0 samples was asked for; at least 1 expected")

@@ -28,6 +28,7 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
 
     Raises:
         DataError: an input that arrays with a leading sample axis cannot fill.
+
     """
     return tuple(_spec(value, model) for value in model.graph.inputs)
 
@@ -42,8 +43,9 @@ def max_batch(specs: tuple[InputSpec, ...]) -> int | None:
 
     Raises:
         DataError: the batch is fixed to something else, so that no single sample can be run.
+
     """
-    fixed = {spec.shape[0]: spec.name for spec in specs if isinstance(spec.shape[0], int)}
+    fixed = {spec.shape[0]: spec.name for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
     for size, name in fixed.items():
         if size != 1:
             raise DataError(

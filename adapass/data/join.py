@@ -20,6 +20,7 @@ def join(parts: Iterable[Part], specs: tuple[InputSpec, ...], *, mask: str | Non
 
     Raises:
         DataError: no parts, different arrays in the parts, or extents that differ and may not be padded.
+
     """
     listed = list(parts)
     if not listed:

@@ -48,6 +48,7 @@ def load_data(
     Raises:
         DataError: the data does not fit; the message names the array, what was found and what is expected.
         UsageError: a function was named without ``allow_code``.
+
     """
     specs = input_specs(model)
     batch = max_batch(specs)

@@ -37,6 +37,7 @@ def find_padding(
 
     Raises:
         DataError: several inputs look like masks and disagree, or the named one is not a mask.
+
     """
     given = tuple(spec for spec in specs if spec.name in arrays)
     if mask is not None:

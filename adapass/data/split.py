@@ -21,6 +21,7 @@ def split_by_hash(dataset: Dataset, shares: Mapping[str, float], *, seed: int) -
     Raises:
         UsageError: shares that make no sense.
         DataError: a part came out empty.
+
     """
     if (
         not shares
