@@ -50,10 +50,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_hands_every_option_on(invoke: Invoke, asked: dict[str, Any]) -> None:
     words = (
-        "optimize m.onnx -o out --target cuda --backend onnxruntime --data a.npz --eval b.npz "
-        "--max-drop 0.02 --confidence 0.9 --metric accuracy --latency-target 3ms --mode extensive --time-limit 10m "
-        "--threads 2 --batch 8 --passes quantize-8bit --skip-passes a,b --skip-passes c --recipe r.yaml --seed 7 "
-        "--resume --dry-run --allow-uncertified --allow-code"
+        "optimize m.onnx -o out --target cuda --backend onnxruntime --data a.npz --eval b.npz --max-drop 0.02"
+        " --confidence 0.9 --metric accuracy --latency-target 3ms --mode extensive --time-limit 10m --batch 8"
+        " --threads 2 --passes quantize-8bit --skip-passes a,b --skip-passes c --recipe r.yaml --seed 7"
+        " --resume --dry-run --allow-uncertified --allow-code"
     )
 
     result = invoke(*words.split())
