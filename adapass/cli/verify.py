@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from adapass.cli.output import print_json, print_note, print_table
 from adapass.errors import ExitCode
 
 if TYPE_CHECKING:
+    from adapass.budgeted import Feeds
     from adapass.verification import Difference
 
 
@@ -37,15 +39,14 @@ def verify(
     """Compare what two models compute, on given or generated inputs; exit code 4 when they differ."""
     del quiet, verbose
     from adapass.cli.contestants import onnx_file_of
-    from adapass.cli.feeds import feeds_for
+    from adapass.cli.feeds import samples_for
+    from adapass.cost.bench import batched_feeds
     from adapass.graph.load import load_model
     from adapass.verification import compare
 
-    feeds = (
-        None
-        if data is None
-        else feeds_for(first, data, batch=1, count=samples, seed=seed, allow_code=allow_code)
-    )
+    feeds: Sequence[Feeds] | None = None
+    if data is not None:
+        feeds = batched_feeds(samples_for(first, data, seed=seed, allow_code=allow_code), 1, samples)
     reference = load_model(onnx_file_of(first))
     comparison = compare(reference, load_model(onnx_file_of(second)), feeds=feeds, seed=seed)
     dtypes = {value.name: _dtype(value.dtype) for value in reference.graph.outputs}
