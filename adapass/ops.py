@@ -105,6 +105,7 @@ def add_function(model: ir.Model, name: str) -> None:
     Raises:
         UsageError: no such operator.
         ModelError: the model's operator set is too old for the body.
+
     """
     if name not in _BODIES:
         raise UsageError(f"unknown adaptive operator '{name}'; known: {', '.join(sorted(_BODIES))}")
@@ -134,6 +135,7 @@ def read_exits(model: ir.Model) -> tuple[Exit, ...]:
 
     Raises:
         ModelError: the outputs do not agree on the order of the exits, or the form is broken.
+
     """
     chains = [chain for value in model.graph.outputs if (chain := _chain(value))]
     if not chains:

@@ -1,0 +1,291 @@
+"""Fit the heads of inserted exits to the original model's own outputs.
+
+One pass over the samples computes every candidate's features with the nodes that would run; then each
+exit keeps the candidate that follows the original best on held-out fit samples. Only pooled
+features are kept, in groups of exits that stay below a bound on memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from scipy.special import expit, softmax
+
+from adapass.budgeted import Array, Samples
+from adapass.errors import DataError, ModelError
+from adapass.graph.edit import remove_dead_nodes
+from adapass.ops import read_exits
+from adapass.passes.exits.attentive import fit_queries
+from adapass.passes.exits.features import pooled
+from adapass.passes.exits.heads import HeadKind, HeadSpec, candidates, head_features
+from adapass.passes.exits.nodes import Builder
+from adapass.passes.exits.output_form import Activation, Task
+from adapass.passes.exits.record import ExitsRecord, HeadRecord
+from adapass.passes.exits.solvers import PENALTIES, SHRINKAGES, Fitted, Problem, best_fit, gda, logistic
+from adapass.passes.exits.streaming import collect_rows, has_image
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+HELD_EVERY = 5
+"""Every fifth fit sample is held out to choose penalties, temperatures and features."""
+MEMORY_BYTES = 1 << 29
+"""Bound on the features held at once."""
+BETTER = 0.99
+"""A costlier candidate must lower the held-out cross-entropy below this share of the cheaper one's."""
+MAX_CONVEX_WORK = 4e9
+"""Samples x features x classes above which ``auto`` fits in closed form only."""
+MIN_SAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """The options of ``insert-exits`` that fitting needs."""
+
+    features: str
+    queries: int
+    label_weight: float
+    mirror: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """The head an exit gets."""
+
+    spec: HeadSpec
+    fitted: Fitted
+    queries: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What all exits share: what the samples should say, and which of them are held out."""
+
+    targets: Floats
+    held: npt.NDArray[np.bool_]
+    exclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    samples: Samples
+    mirrored: bool
+    """Every sample comes a second time, mirrored, after all others."""
+
+    @property
+    def copies(self) -> int:
+        return 2 if self.mirrored else 1
+
+    @property
+    def rows(self) -> int:
+        return len(self.samples) * self.copies
+
+    def values(self, model: ir.Model, wanted: Sequence[ir.Value]) -> Mapping[str, Array]:
+        """Run ``model``, cut down to the values wanted, on all samples and their mirror images."""
+        model.graph.outputs.clear()
+        model.graph.outputs.extend(wanted)
+        remove_dead_nodes(model)
+        names = [value.name or "" for value in wanted]
+        everything = range(len(self.samples))
+        runs = [
+            collect_rows(model, names, self.samples, everything, mirrored=mirrored)
+            for mirrored in (False, True)[: self.copies]
+        ]
+        return {name: np.concatenate([rows[name] for rows in runs]) for name in names}
+
+
+def fit_all(model: ir.Model, record: ExitsRecord, samples: Samples, options: FitOptions) -> list[Winner]:
+    """The best head of every exit of ``model``, which is not changed.
+
+    Raises:
+        DataError: too few samples, or labels that do not fit the output.
+
+    """
+    if len(samples) < MIN_SAMPLES:
+        raise DataError(
+            f"exits need at least {MIN_SAMPLES} samples to fit on, found {len(samples)}; give more data"
+        )
+    base = without_exits(model)
+    data = _Data(samples, mirrored=options.mirror and has_image(samples.feeds(0)))
+    material: Material | None = None
+    winners: list[Winner] = []
+    for group in _groups(record.heads, options, data.rows):
+        features, output = _features(base, group, data, options, with_output=material is None)
+        material = material or _material(output, record, data, options)
+        for head, found in zip(group, features, strict=True):
+            winners.append(_fit_one(base, head, found, data, material, options))
+            logger.debug("exit at %s: %s", head.cut, winners[-1].spec)
+    return winners
+
+
+def without_exits(model: ir.Model) -> ir.Model:
+    """A copy of ``model`` that returns what it did before exits were inserted."""
+    copy = model.clone()
+    exits = read_exits(copy)
+    if not exits:
+        raise ModelError("the model has no early exits; apply insert-exits first")
+    last = exits[-1].selects[0].inputs[2]
+    if last is None:
+        raise ModelError("the last exit of the model selects from nothing; apply insert-exits again")
+    copy.graph.outputs.clear()
+    copy.graph.outputs.append(last)
+    remove_dead_nodes(copy)
+    return copy
+
+
+def _material(output: Array, record: ExitsRecord, data: _Data, options: FitOptions) -> Material:
+    targets = _probabilities(output, record)
+    exclusive = record.task is Task.CLASSIFICATION
+    if options.label_weight > 0.0:
+        truth = np.tile(_label_rows(data.samples, record), (data.copies, 1))
+        targets = ((1.0 - options.label_weight) * targets + options.label_weight * truth).astype(np.float32)
+    held = np.tile(np.arange(len(data.samples)) % HELD_EVERY == 0, data.copies)
+    return Material(targets, held, exclusive)
+
+
+def _probabilities(rows: Array, record: ExitsRecord) -> Floats:
+    scores = rows.reshape(len(rows), record.classes).astype(np.float64)
+    if record.activation is Activation.LOG_SOFTMAX:
+        scores = np.exp(scores)
+    elif record.activation is Activation.NONE:
+        scores = softmax(scores, axis=1) if record.task is Task.CLASSIFICATION else expit(scores)
+    if not np.isfinite(scores).all():
+        raise DataError("the model's output is not finite on some fit samples; check the data and the model")
+    return np.clip(scores, 0.0, 1.0).astype(np.float32)
+
+
+def _label_rows(samples: Samples, record: ExitsRecord) -> Floats:
+    labels = samples.labels
+    if labels is None:
+        raise DataError(
+            "insert-exits: label-weight is above 0 but the data has no labels; set it to 0 or add 'labels'"
+        )
+    if record.task is Task.MULTI_LABEL:
+        return labels.reshape(len(labels), record.classes).astype(np.float32)
+    classes = labels.reshape(len(labels)).astype(np.int64)
+    if classes.min() < 0 or classes.max() >= record.classes:
+        raise DataError(
+            f"labels lie between {classes.min()} and {classes.max()}, the model has {record.classes} classes"
+        )
+    return np.eye(record.classes, dtype=np.float32)[classes]
+
+
+def _specs(head: HeadRecord, options: FitOptions) -> tuple[HeadSpec, ...]:
+    return candidates(head.site(), head.wanted, options.features, options.queries)
+
+
+def _pooled_names(head: HeadRecord, options: FitOptions) -> list[str]:
+    specs = _specs(head, options)
+    return list(dict.fromkeys(spec.features for spec in specs if spec.kind is not HeadKind.ATTENTIVE))
+
+
+def _groups(heads: Sequence[HeadRecord], options: FitOptions, rows: int) -> Iterator[list[HeadRecord]]:
+    group: list[HeadRecord] = []
+    held_bytes = 0
+    for head in heads:
+        site = head.site()
+        needed = 4 * rows * sum(site.width_of(name) or 0 for name in _pooled_names(head, options))
+        if group and held_bytes + needed > MEMORY_BYTES:
+            yield group
+            group, held_bytes = [], 0
+        group.append(head)
+        held_bytes += needed
+    if group:
+        yield group
+
+
+def _features(
+    base: ir.Model, heads: Sequence[HeadRecord], data: _Data, options: FitOptions, *, with_output: bool
+) -> tuple[list[dict[str, Floats]], Array]:
+    """For every head its candidates' features by name; and the model's output, empty unless wanted."""
+    probe = base.clone()
+    build = Builder(probe, "probe")
+    output = probe.graph.outputs[0]
+    found = [
+        {
+            name: build.op("Identity", pooled(build, head.site(), name))
+            for name in _pooled_names(head, options)
+        }
+        for head in heads
+    ]
+    values = [value for features in found for value in features.values()]
+    rows = data.values(probe, [*values, output] if with_output else values)
+    kept = [{name: rows[value.name or ""].astype(np.float32) for name, value in f.items()} for f in found]
+    return kept, rows[output.name or ""] if with_output else np.zeros(0, np.float32)
+
+
+def _fit_one(
+    base: ir.Model,
+    head: HeadRecord,
+    features: Mapping[str, Floats],
+    data: _Data,
+    material: Material,
+    options: FitOptions,
+) -> Winner:
+    best = _best_pooled(head, features, material, options)
+    for spec in _specs(head, options):
+        if spec.kind is HeadKind.ATTENTIVE and (best is None or head.wanted is HeadKind.ATTENTIVE):
+            found = _fit_attentive(base, head, spec, data, material, options)
+            best = found if best is None else _cheaper_unless_better(best, found)
+    if best is None:
+        raise ModelError(f"no head fits at cut '{head.cut}'; apply insert-exits again with other features")
+    return best
+
+
+def _best_pooled(
+    head: HeadRecord, features: Mapping[str, Floats], material: Material, options: FitOptions
+) -> Winner | None:
+    """Screen feature vectors in closed form, then solve the convex problem on the best of them."""
+    specs = [spec for spec in _specs(head, options) if spec.kind is not HeadKind.ATTENTIVE]
+    closed = [spec for spec in specs if spec.kind is HeadKind.GDA]
+    convex = [spec for spec in specs if spec.kind is HeadKind.LINEAR]
+    best: Winner | None = None
+    for spec in closed or (convex if len(convex) > 1 else []):
+        found = _solve(HeadSpec(HeadKind.GDA, spec.features), features, material)
+        best = found if best is None else _cheaper_unless_better(best, found)
+    for spec in convex:
+        if best is not None and spec.features != best.spec.features:
+            continue
+        wide = features[spec.features].size * material.targets.shape[1] > MAX_CONVEX_WORK
+        if head.wanted is HeadKind.AUTO and wide:
+            continue
+        found = _solve(spec, features, material)
+        keep = best is None or not closed or found.fitted.cross_entropy < best.fitted.cross_entropy
+        best = found if keep else best
+    return best
+
+
+def _solve(spec: HeadSpec, features: Mapping[str, Floats], material: Material) -> Winner:
+    problem = Problem(features[spec.features], material.targets, material.exclusive)
+    if spec.kind is HeadKind.GDA:
+        return Winner(spec, best_fit(problem, material.held, gda, SHRINKAGES), None)
+    return Winner(spec, best_fit(problem, material.held, logistic, PENALTIES), None)
+
+
+def _cheaper_unless_better(cheap: Winner, costly: Winner) -> Winner:
+    better = costly.fitted.cross_entropy < BETTER * cheap.fitted.cross_entropy
+    return costly if better else cheap
+
+
+def _fit_attentive(
+    base: ir.Model, head: HeadRecord, spec: HeadSpec, data: _Data, material: Material, options: FitOptions
+) -> Winner:
+    """Learn the queries on a bounded number of tokens, then the linear part on all samples."""
+    queries = fit_queries(
+        base, head.site(), spec, data.samples, material.targets, material.exclusive, options.seed
+    )
+    probe = base.clone()
+    build = Builder(probe, "probe")
+    value = build.op(
+        "Identity", head_features(build, head.site(), spec, build.constant(queries, "probe_queries"))
+    )
+    rows = data.values(probe, [value])[value.name or ""].astype(np.float32)
+    problem = Problem(rows, material.targets, material.exclusive)
+    return Winner(spec, best_fit(problem, material.held, logistic, PENALTIES), queries)
