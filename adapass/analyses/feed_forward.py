@@ -166,4 +166,5 @@ class _Look:
         shape = fixed_shape(weight) if weight is not None else None
         if shape is None or len(shape) < 2:
             return None
-        return shape[-1] if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) else shape[-2]
+        is_transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        return shape[-1] if is_transposed else shape[-2]

@@ -41,7 +41,7 @@ class Dim:
     @property
     def is_batch(self) -> bool:
         """Whether this dimension counts samples, one each."""
-        return (self.constant, self.batch, self.tokens, self.both) == (0, 1, 0, 0)
+        return self.batch == 1 and self.constant == self.tokens == self.both == 0
 
     @property
     def follows_tokens(self) -> bool:
@@ -100,9 +100,9 @@ class Shapes(Fact):
         runs: tuple[Observation, ...] = ()
         if len(inferred) < len(tensors) or symbols.batch or symbols.tokens:
             runs = observe(twin, tensors, _sizes(symbols))
-        dims = {name: _fit(runs, name) for name in tensors} if runs else inferred
+        seen = {name: dims for name in tensors if runs and (dims := _fit(runs, name)) is not None}
         return cls(
-            dims=MappingProxyType({name: found for name, found in dims.items() if found is not None}),
+            dims=MappingProxyType(seen if runs else inferred),
             dtypes=MappingProxyType(dtypes),
             by_position=frozenset(_by_position(runs)),
             symbols=symbols,

@@ -46,7 +46,8 @@ class TokenMask(Fact):
             ends = look.ends(value)
             if ends is None or not ends:
                 continue
-            if ends & attended or (not attended and all(look.weighs(end) for end in ends)):
+            weighing = all(look.weighs(end) for end in ends) and any(look.weighs_tokens(end) for end in ends)
+            if ends & attended or (not attended and weighing):
                 return cls(name, axes.batch_axis(name) or 0, axes.token_axis(name) or 1)
         return cls(None)
 
@@ -99,4 +100,10 @@ class _Look:
         return source is value
 
     def weighs(self, index: int) -> bool:
-        return self.flow.nodes[index].op_type in WEIGHING
+        """Whether a main node multiplies or selects, or divides by a count."""
+        return self.flow.nodes[index].op_type in WEIGHING and len(self.flow.reads[index]) > 1
+
+    def weighs_tokens(self, index: int) -> bool:
+        """Whether what is weighed has an axis for the tokens beside those for samples and channels."""
+        ranks = [len(self.shapes.of(name_of(value)) or ()) for value in self.flow.nodes[index].inputs]
+        return self.weighs(index) and max(ranks) >= 3

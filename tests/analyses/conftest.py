@@ -20,10 +20,12 @@ Build = Callable[..., FactCache]
 def build() -> Build:
     """``build("float[batch, 8] x", "float[batch, 2] y", {"w": (8, 2)}, "y = MatMul(x, w)")``."""
 
-    def make(inputs: str, outputs: str, weights: Mapping[str, tuple[int, ...]], body: str) -> FactCache:
+    def make(
+        inputs: str, outputs: str, weights: Mapping[str, tuple[int, ...]], body: str, *, opset: int = 20
+    ) -> FactCache:
         stored = ", ".join(_weight(name, shape) for name, shape in weights.items())
-        text = f'<ir_version: 9, opset_import: ["": 20]> m ({inputs}) => ({outputs}) <{stored}> {{ {body} }}'
-        return FactCache(parse(text))
+        versions = f'ir_version: 11, opset_import: ["": {opset}]'
+        return FactCache(parse(f"<{versions}> m ({inputs}) => ({outputs}) <{stored}> {{ {body} }}"))
 
     return make
 

@@ -74,7 +74,10 @@ def test_no_axis_where_samples_are_mixed(build: Build, name: str) -> None:
 
 
 def test_batch_of_one_stays_the_first_of_several_single_axes(build: Build) -> None:
-    body = "a = Constant<value_ints = [1]>() u = Unsqueeze(x, a) t = Constant<value_ints = [1, 1, 12]>() y = Reshape(u, t)"
+    body = """
+        a = Constant<value_ints = [1]>() u = Unsqueeze(x, a)
+        t = Constant<value_ints = [1, 1, 12]>() y = Reshape(u, t)
+    """
     axes = build("float[1, 3, 4] x", "float[1, 1, 12] y", {}, body).get(Axes)
 
     assert axes.batch_axis("u") == 0
@@ -98,14 +101,18 @@ def test_tokens_of_fixed_length(build: Build) -> None:
         first = Gather<axis = 1>(h, i)
         y = MatMul(first, w)
     """
-    axes = build("float[B, 6, 4] x", "float[B, 4] y, float[B, 6, 6] scores", {"w": (4, 4), "v": (4,)}, body).get(Axes)
+    axes = build(
+        "float[B, 6, 4] x", "float[B, 4] y, float[B, 6, 6] scores", {"w": (4, 4), "v": (4,)}, body
+    ).get(Axes)
 
     assert [axes.token_axis(name) for name in ("x", "h", "k", "scores")] == [1, 1, 2, 1]
     assert axes.token_axis("first") is None
 
 
 def test_an_image_has_no_tokens(build: Build) -> None:
-    axes = build("float[B, 2, 6, 6] x", "float[B, 2, 6, 6] y", {"k": (2, 2, 1, 1)}, "y = Conv(x, k)").get(Axes)
+    axes = build("float[B, 2, 6, 6] x", "float[B, 2, 6, 6] y", {"k": (2, 2, 1, 1)}, "y = Conv(x, k)").get(
+        Axes
+    )
 
     assert axes.token_axis("y") is None
     assert axes.batch_axis("y") == 0

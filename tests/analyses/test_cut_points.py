@@ -120,7 +120,7 @@ def test_plain_convolutions_are_cut_behind_activation_and_pooling(build: Build) 
 
 
 def test_parallel_branches_are_cut_where_they_join(build: Build) -> None:
-    body = f"""
+    body = """
         c1 = Conv(x, k1) a1 = Relu(c1)
         b1 = Conv(a1, k2) b2 = Conv(a1, k3) b3 = Conv(b2, k4)
         j = Concat<axis = 1>(b1, b3) last = Relu(j)
@@ -139,11 +139,19 @@ def test_dense_connections_through_a_growing_concat(build: Build) -> None:
     """
     weights = KERNELS | {"k6x": (3, 6, 1, 1), "k9x": (3, 9, 1, 1)}
 
-    assert list(points(build("float[B, 3, 8, 8] x", "float[B, 2] y", weights, body))) == ["c1", "j2", "j3", "last"]
+    assert list(points(build("float[B, 3, 8, 8] x", "float[B, 2] y", weights, body))) == [
+        "c1",
+        "j2",
+        "j3",
+        "last",
+    ]
 
 
 def test_a_skip_over_everything_leaves_no_cut(build: Build) -> None:
-    body = "a = MatMul(x, w1) b = MatMul(a, w2) c = MatMul(b, w3) d = MatMul(c, w4) s = Add(a, d) y = MatMul(s, head)"
+    body = """
+        a = MatMul(x, w1) b = MatMul(a, w2) c = MatMul(b, w3) d = MatMul(c, w4)
+        s = Add(a, d) y = MatMul(s, head)
+    """
     facts = build("float[B, 4] x", "float[B, 2] y", SQUARE, body)
 
     assert list(points(facts)) == ["a", "s"]
@@ -182,7 +190,9 @@ def test_folded_batch_is_refused(build: Build) -> None:
 
     assert list(points(facts)) == ["h", "z"]
 
-    body = "rows = Constant<value_ints = [-1, 4]>() r = Reshape(x, rows) i = MatMul(r, w1) y = MatMul(i, head)"
+    body = (
+        "rows = Constant<value_ints = [-1, 4]>() r = Reshape(x, rows) i = MatMul(r, w1) y = MatMul(i, head)"
+    )
     facts = build("float[B, T, 4] x", "float[N, 2] y", SQUARE, body)
 
     assert dict(facts.get(CutPoints).refusals) == {"i": "the value has no axis with one entry per sample"}
@@ -252,7 +262,9 @@ def test_channels_last(build: Build) -> None:
 
 
 def test_one_dimensional_convolutions(build: Build) -> None:
-    body = "c = Conv(x, j1) a = Relu(c) d = Conv(a, j2) g = GlobalAveragePool(d) f = Flatten(g) y = MatMul(f, m)"
+    body = (
+        "c = Conv(x, j1) a = Relu(c) d = Conv(a, j2) g = GlobalAveragePool(d) f = Flatten(g) y = MatMul(f, m)"
+    )
     weights = {"j1": (5, 3, 3), "j2": (5, 5, 3), "m": (5, 2)}
     found = points(build("float[B, 3, 20] x", "float[B, 2] y", weights, body))
 

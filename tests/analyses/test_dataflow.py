@@ -15,7 +15,9 @@ def kinds(flow: Dataflow) -> list[str]:
 
 
 def test_leaves_out_constants_and_what_is_computed_from_them(build: Build) -> None:
-    flow = build("float[B, 2] x", "float[B, 2] y", {"w": (2, 2)}, "v = Neg(w) u = Abs(v) y = MatMul(x, u)").get(Dataflow)
+    flow = build(
+        "float[B, 2] x", "float[B, 2] y", {"w": (2, 2)}, "v = Neg(w) u = Abs(v) y = MatMul(x, u)"
+    ).get(Dataflow)
 
     assert kinds(flow) == ["MatMul"]
     assert [value.name for value in flow.reads[0]] == ["x"]
@@ -23,13 +25,17 @@ def test_leaves_out_constants_and_what_is_computed_from_them(build: Build) -> No
 
 
 def test_leaves_out_dead_nodes(build: Build) -> None:
-    flow = build("float[B, 2] x", "float[B, 2] y", {}, "dead = Exp(x) more = Neg(dead) y = Relu(x)").get(Dataflow)
+    flow = build("float[B, 2] x", "float[B, 2] y", {}, "dead = Exp(x) more = Neg(dead) y = Relu(x)").get(
+        Dataflow
+    )
 
     assert kinds(flow) == ["Relu"]
 
 
 def test_random_numbers_are_no_constants(build: Build) -> None:
-    flow = build("float[B, 2] x", "float[B, 2] y", {}, "r = RandomNormal<shape = [1, 2]>() y = Add(x, r)").get(Dataflow)
+    flow = build(
+        "float[B, 2] x", "float[B, 2] y", {}, "r = RandomNormal<shape = [1, 2]>() y = Add(x, r)"
+    ).get(Dataflow)
 
     assert kinds(flow) == ["RandomNormal", "Add"]
 

@@ -15,7 +15,6 @@ from adapass.facts import FactCache
 Build = Callable[..., FactCache]
 
 
-
 def flattened(build: Build) -> FactCache:
     body = "s = Shape(x) two = Constant<value_ints = [-1, 4]>() rows = Reshape(x, two) y = Reshape(rows, s)"
     return build("float[B, T, 4] x", "float[B, T, 4] y", {}, body)
@@ -45,7 +44,9 @@ def test_agrees_with_a_run_at_other_sizes(build: Build, size: tuple[int, int]) -
         """,
     )
     batch, tokens = size
-    run = Session(facts.model, outputs=["all", "token", "y"]).run({"x": np.zeros((batch, tokens, 4), np.float32)})
+    run = Session(facts.model, outputs=["all", "token", "y"]).run(
+        {"x": np.zeros((batch, tokens, 4), np.float32)}
+    )
 
     assert {name: facts.get(Shapes).at(name, batch, tokens) for name in run} == {
         name: array.shape for name, array in run.items()
