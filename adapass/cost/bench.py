@@ -18,6 +18,8 @@ from adapass.progress import Progress, Silent
 ROUNDS: Final = 6
 WARMUP: Final = 5
 MAX_SAMPLES: Final = 512
+_TIMES: Final = ("mean ms", "median", "p90", "p99")
+_HEAD: Final = ("model", "threads", "batch", *_TIMES, "noise", "samples/s", "ratio", "95 % interval")
 
 
 class Runnable(Protocol):
@@ -156,22 +158,12 @@ def open_path(path: Path, threads: int) -> Runnable:
 
 def table(result: BenchResult) -> str:
     """The rows as aligned text, one line a row."""
-    head = (
-        "model",
-        "threads",
-        "batch",
-        "mean ms",
-        "median",
-        "p90",
-        "p99",
-        "samples/s",
-        "ratio",
-        "95 % interval",
-    )
-    lines = [head, *(_cells(row) for row in result.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines = [_HEAD, *(_cells(row) for row in result.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     texts = [_aligned(line, widths) for line in lines]
-    return "\n".join([*texts, *(f"note: {note}" for note in result.notes)])
+    # Noise has a column; a kind of note that came several times, with other numbers, is shown once.
+    kinds = {note.partition(" (")[0]: note for note in reversed(result.notes) if not note.startswith("noisy")}
+    return "\n".join([*texts, *(f"note: {note}" for note in reversed(kinds.values()))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +221,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         else (f"{row.ratio.value:.3f}", f"{row.ratio.low:.3f}-{row.ratio.high:.3f}")
     )
     times = tuple(f"{1e3 * value:.3f}" for value in seconds)
-    return (row.model, str(row.threads), str(row.batch), *times, f"{timing.throughput:.1f}", *ratio)
+    noise = "" if timing.noise is None else f"{timing.noise:.0%}"
+    return (row.model, str(row.threads), str(row.batch), *times, noise, f"{timing.throughput:.1f}", *ratio)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

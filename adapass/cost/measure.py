@@ -3,8 +3,9 @@
 Taking turns call by call would be fairer to slow drifts and wrong for what is timed here: the idle
 thread pool of one runtime session goes on spinning for some milliseconds after its call, on the cores
 the next contestant needs (a 3.4 ms model then measured 13.9 ms). So one contestant runs a block of
-inputs, everybody waits until the pool sleeps, and the first calls of each block, which wake the
-contestant's own pool and caches, are not counted.
+inputs, everybody waits until this process uses no more processor time (the pools sleep; how long that
+takes depends on the runtime and the load, 20 to 40 ms were seen), and the first calls of each block,
+which wake the contestant's own pool and caches, are not counted.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ logger = logging.getLogger(__name__)
 
 Contestant: TypeAlias = Callable[[Feeds], object]
 
-PAUSE_SECONDS: Final = 0.02
-"""Between blocks; longer than the idle pool of ONNX Runtime spins."""
+PAUSE_STEP_SECONDS: Final = 0.005
+MAX_PAUSE_SECONDS: Final = 0.25
+"""Between blocks, at most; normally the pause ends when all threads of the process sleep."""
+ASLEEP: Final = 0.1
+"""Processor time per time of waiting below which the process counts as asleep."""
 BLOCK_SECONDS: Final = 0.1
 """How long the fastest contestant's block should last, so that pauses and discarded calls stay cheap."""
 MIN_BLOCK: Final = 4
@@ -57,6 +61,7 @@ class Clock:
 
     now: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
+    processor: Callable[[], float] = time.process_time
     load: Callable[[], float | None] = load_per_core
 
 
@@ -73,7 +78,7 @@ def interleaved(
     progress: Progress | None = None,
     discard: int = 1,
     block: int | None = None,
-    pause_seconds: float = PAUSE_SECONDS,
+    max_pause_seconds: float = MAX_PAUSE_SECONDS,
     batch_sizes: Sequence[int] | None = None,
     clock: Clock = REAL_CLOCK,
 ) -> Mapping[str, Timing]:
@@ -89,7 +94,7 @@ def interleaved(
     if block is not None and block < 1:
         raise ValueError(f"block is {block}, expected at least 1")
     load = clock.load()
-    watch = _Watch(contestants, feeds, clock, discard, pause_seconds, progress or Silent())
+    watch = _Watch(contestants, feeds, clock, discard, max_pause_seconds, progress or Silent())
     with _no_garbage_collection():
         shortest = watch.warm_up(max(warmup, 1))
         size = _block_size(shortest) if block is None else block
@@ -112,7 +117,7 @@ class _Watch:
     feeds: Sequence[Feeds]
     clock: Clock
     discard: int
-    pause_seconds: float
+    max_pause_seconds: float
     progress: Progress
 
     def warm_up(self, count: int) -> float:
@@ -148,9 +153,14 @@ class _Watch:
         self._pause()
 
     def _pause(self) -> None:
-        # Alone there is nobody to disturb.
-        if len(self.contestants) > 1:
-            self.clock.sleep(self.pause_seconds)
+        if len(self.contestants) == 1:
+            return  # alone there is nobody to disturb
+        clock = self.clock
+        for _ in range(round(self.max_pause_seconds / PAUSE_STEP_SECONDS)):
+            began, used = clock.now(), clock.processor()
+            clock.sleep(PAUSE_STEP_SECONDS)
+            if clock.processor() - used <= ASLEEP * (clock.now() - began):
+                return
 
     def _call(self, run: Contestant, feed: Feeds) -> float:
         start = self.clock.now()

@@ -21,14 +21,26 @@ class Bench:
     time: float = 0.0
     log: list[str] = field(default_factory=list[str])
     load: float | None = 0.0
+    processor: float = 0.0
+    spin: float = 0.0
+    """Processor seconds that idle threads still burn after a call."""
+    spinning: float = 0.0
 
     @property
     def clock(self) -> Clock:
-        return Clock(now=lambda: self.time, sleep=self.sleep, load=lambda: self.load)
+        return Clock(
+            now=lambda: self.time,
+            sleep=self.sleep,
+            processor=lambda: self.processor,
+            load=lambda: self.load,
+        )
 
     def sleep(self, seconds: float) -> None:
         self.log.append("-")
         self.time += seconds
+        burnt = min(seconds, self.spinning)
+        self.spinning -= burnt
+        self.processor += burnt
 
     def contestant(
         self, name: str, seconds: Callable[[int], float] = lambda _: 0.01
@@ -37,6 +49,7 @@ class Bench:
             number = int(feed["x"][0])
             self.log.append(f"{name}{number}")
             self.time += seconds(number)
+            self.spinning = self.spin
 
         return run
 
@@ -115,6 +128,39 @@ def test_discarded_calls_run_but_do_not_count(discard: int) -> None:
     assert len(bench.log) == 2 + discard + 3
 
 
+def test_the_pause_lasts_until_idle_threads_sleep() -> None:
+    bench = Bench(spin=0.02)
+
+    interleaved(
+        {"a": bench.contestant("a"), "b": bench.contestant("b")},
+        numbered(1),
+        rounds=1,
+        warmup=1,
+        block=1,
+        discard=0,
+        clock=bench.clock,
+    )
+
+    # 5 ms a step: four steps of spinning, one that finds all quiet.
+    assert bench.story == "a0 - - - - - b0 - - - - - a0 - - - - - b0 - - - - -"
+
+
+def test_threads_that_never_sleep_do_not_stop_the_run() -> None:
+    bench = Bench(spin=1e9)
+
+    interleaved(
+        {"a": bench.contestant("a"), "b": bench.contestant("b")},
+        numbered(1),
+        rounds=1,
+        warmup=1,
+        block=1,
+        max_pause_seconds=0.02,
+        clock=bench.clock,
+    )
+
+    assert bench.story.startswith("a0 - - - - b0 - - - - a0")
+
+
 def test_one_contestant_alone_needs_no_pause() -> None:
     bench = Bench()
 
@@ -160,7 +206,7 @@ def test_a_slow_drift_hits_both_alike() -> None:
     drifting = {name: bench.contestant(name, lambda _: 0.01 * (1 + bench.time)) for name in ("a", "b")}
 
     timings = interleaved(
-        drifting, numbered(64), rounds=4, warmup=1, block=8, discard=0, pause_seconds=0, clock=bench.clock
+        drifting, numbered(64), rounds=4, warmup=1, block=8, discard=0, max_pause_seconds=0, clock=bench.clock
     )
 
     mean = {name: timing.calls.mean() for name, timing in timings.items()}

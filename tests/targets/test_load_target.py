@@ -146,3 +146,13 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TargetError, match="not UTF-8"):
         load_target(path)
+
+
+def test_the_example_of_the_documentation_loads() -> None:
+    page = Path(__file__).parents[2] / "docs" / "concepts" / "targets.md"
+    _, _, rest = page.read_text(encoding="utf-8").partition("```toml\n")
+
+    target = parse_target(rest.partition("```")[0], page.name)
+
+    assert target.name == "orin-nx"
+    assert target.placeholders() == ("overhead.launch_seconds",)
