@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -266,3 +268,40 @@ class TestInterruption:
         assert not leftover.exists()
         assert alive.exists()
         assert elsewhere.exists()
+
+    def test_a_killed_writer_leaves_a_whole_artifact_or_none(self, maker: Maker) -> None:
+        destination = maker.folder / "tiny.adapass"
+        pauses = random.Random(0)
+        for _ in range(4):
+            with _endless_writer(maker.model, destination) as writer:
+                assert writer.stdout is not None
+                assert writer.stdout.readline() == "written\n"
+                time.sleep(pauses.uniform(0.0, 0.1))
+                writer.kill()
+            if destination.exists():
+                read_artifact(destination)
+
+        maker.write()
+        assert sorted(p.name for p in maker.folder.iterdir()) == ["source", "tiny.adapass"]
+
+
+def _endless_writer(model: Path, destination: Path) -> subprocess.Popen[str]:
+    """A process that writes the artifact again and again and says so the first time."""
+    code = """
+import sys
+from pathlib import Path
+from adapass.artifact import Contents, Description, Kind, Original, write_artifact
+from adapass.artifact.files import file_info
+
+model, destination = Path(sys.argv[1]), Path(sys.argv[2])
+info = file_info(model)
+original = Original(name="m", sha256=info.sha256, size_bytes=info.size_bytes)
+about = Description(kind=Kind.ORIGINAL, target="cpu", task="t", inputs=(), outputs=(), original=original)
+contents = Contents(description=about, model=model, recipe={})
+write_artifact(destination, contents)
+print("written", flush=True)
+while True:
+    write_artifact(destination, contents)
+"""
+    command = [sys.executable, "-c", code, str(model), str(destination)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
