@@ -7,7 +7,7 @@ from enum import StrEnum
 from scipy import special
 
 from adapass.certify.betting import betting_p_value
-from adapass.certify.losses import Losses
+from adapass.certify.losses import Losses, Metric
 from adapass.certify.paired import paired_p_value
 from adapass.errors import UsageError
 
@@ -23,10 +23,10 @@ class Method(StrEnum):
     """Anything bounded, see ``betting``."""
 
 
-def method_for(losses: Losses) -> Method:
-    if not losses.metric.discrete:
+def method_for(metric: Metric) -> Method:
+    if not metric.discrete:
         return Method.BETTING
-    return Method.EXACT_PAIRED if losses.metric.needs_labels else Method.CLOPPER_PEARSON
+    return Method.EXACT_PAIRED if metric.needs_labels else Method.CLOPPER_PEARSON
 
 
 def p_value(losses: Losses, max_drop: float, confidence: float = 0.95) -> float:
@@ -40,7 +40,7 @@ def p_value(losses: Losses, max_drop: float, confidence: float = 0.95) -> float:
     """
     check_budget(max_drop, confidence)
     error = 1 - confidence
-    match method_for(losses):
+    match method_for(losses.metric):
         case Method.CLOPPER_PEARSON:
             return float(special.bdtr(losses.worse, len(losses), max_drop)) if max_drop > 0 else 1.0
         case Method.EXACT_PAIRED:

@@ -164,7 +164,7 @@ def issue(
         confidence=confidence,
         samples=len(losses),
         metric=losses.metric,
-        method=method_for(losses),
+        method=method_for(losses.metric),
         estimate=losses.mean,
         upper_bound=min(upper_bound(losses, confidence), max_drop),
         worse=losses.worse,

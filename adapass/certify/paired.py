@@ -151,9 +151,8 @@ def _tail(stairs: _Stairs, p: Floats, q: Floats) -> Floats:
         + special.xlogy(better, q[:, None])
         + special.xlog1py(n - better, -q[:, None])
     )
-    reached = np.minimum(
-        stairs.worse[better - stairs.better[0]], n - better
-    )  # beyond n - better bdtr answers NaN, not 1
+    # Beyond n - better bdtr answers NaN, not 1.
+    reached = np.minimum(stairs.worse[better - stairs.better[0]], n - better)
     given = np.where(reached < 0, 0.0, special.bdtr(np.maximum(reached, 0), n - better, share))
     total: Floats = (np.exp(log_weights) * given).sum(axis=1) + 2 * IGNORED_MASS
     return total

@@ -25,11 +25,10 @@ def counts(worse: int, better: int, n: int, metric: Metric = Metric.ACCURACY) ->
 
 
 def test_the_method_follows_from_the_metric_not_from_the_values() -> None:
-    zeros = np.zeros(5)
-    assert method_for(Losses(zeros, Metric.ACCURACY)) is Method.EXACT_PAIRED
-    assert method_for(Losses(zeros, Metric.AGREEMENT)) is Method.CLOPPER_PEARSON
+    assert method_for(Metric.ACCURACY) is Method.EXACT_PAIRED
+    assert method_for(Metric.AGREEMENT) is Method.CLOPPER_PEARSON
     others = set(Metric) - {Metric.ACCURACY, Metric.AGREEMENT}
-    assert {method_for(Losses(zeros, metric)) for metric in others} == {Method.BETTING}
+    assert {method_for(metric) for metric in others} == {Method.BETTING}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -124,3 +124,9 @@ def test_is_sharp_at_the_sizes_that_matter() -> None:
 def test_large_samples_take_no_large_tables() -> None:
     assert paired_p_value(15_500, 14_500, 1_000_000, 0.002, 0.05) < 0.05
     assert paired_p_value(16_500, 14_500, 1_000_000, 0.002, 0.05) > 0.05
+
+
+def test_pays_for_the_nuisance_interval() -> None:
+    """However surprising the data, the interval of the nuisance may have missed: its error is always in."""
+    assert paired_p_value(0, 0, 100_000, 0.01, 0.05) >= 0.01 * 0.05
+    assert paired_p_value(0, 0, 100_000, 0.01, 0.01) >= 0.01 * 0.01
