@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
+import subprocess
 import sys
 import threading
 import time
@@ -236,25 +236,27 @@ class TestFolder:
         assert default_folder().is_absolute()
 
 
-def write_many(folder: str, worker: int) -> None:
-    cache = Cache(Path(folder))
-    for key in range(30):
-        cache.put(KIND, key, {"key": key, "worker": worker, "padding": "x" * 5000})
-        found = cache.get(KIND, key)
-        assert isinstance(found, dict)
-        assert found["key"] == key
+WRITE_MANY = """
+import sys
+from pathlib import Path
+from adapass.cache import Cache
+
+cache = Cache(Path(sys.argv[1]))
+for key in range(30):
+    cache.put("region-latency", key, {"key": key, "padding": "x" * 5000})
+    found = cache.get("region-latency", key)
+    assert isinstance(found, dict) and found["key"] == key
+"""
 
 
 class TestConcurrency:
     def test_processes_never_see_half_an_entry(self, tmp_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=write_many, args=(str(tmp_path), index)) for index in range(2)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        command = [sys.executable, "-W", "error", "-c", WRITE_MANY, str(tmp_path)]
+        workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        complaints = [worker.communicate()[1] for worker in workers]
 
-        assert [worker.exitcode for worker in workers] == [0, 0]
+        assert complaints == ["", ""]
+        assert [worker.returncode for worker in workers] == [0, 0]
         assert Cache(tmp_path).info().entries == 30
         assert not list(tmp_path.rglob("*.partial"))
 
