@@ -42,7 +42,9 @@ def _values(state: hashlib.blake2b, values: Iterable[ir.Value]) -> None:
 def _nodes(state: hashlib.blake2b, nodes: Iterable[ir.Node]) -> None:
     for node in nodes:
         inputs = [None if value is None else value.name for value in node.inputs]
-        state.update(f"{node.domain}.{node.op_type}.{node.overload}{inputs}{[v.name for v in node.outputs]}".encode())
+        state.update(
+            f"{node.domain}.{node.op_type}.{node.overload}{inputs}{[v.name for v in node.outputs]}".encode()
+        )
         for name in sorted(node.attributes):
             _attribute(state, node.attributes[name])
 

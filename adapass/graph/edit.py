@@ -144,6 +144,8 @@ def replace_uses(old: ir.Value, new: ir.Value) -> None:
         name = old.name
         old.name = fresh_name(_owner(old), f"{name}_replaced")
         new.name = name
+        if old.type is not None:
+            new.type, new.shape = old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         return
     _carry_by_identity(old, new)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
+from adapass.graph.shapes import drop_derived, forget_tensor_names, infer_shapes
 from adapass.graph.tensors import graphs_everywhere, in_memory, tensor_bytes
 
 EMBEDDED_BYTES = 1_500_000_000
@@ -18,24 +19,36 @@ EMBEDDED_BYTES = 1_500_000_000
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` to ``path``, whole or not at all; large weights go to ``path`` + ``.data``."""
+    """Write ``model`` to ``path``, whole or not at all; large weights go to ``path`` + ``.data``.
+
+    The shapes of intermediate values are inferred once more, so that no stale ones are written.
+    """
     file = Path(path)
-    if tensor_bytes(model) > EMBEDDED_BYTES:
-        untyped: Any = ir
-        untyped.save(model, file, external_data=file.name + ".data")
-        return
-    data = to_bytes(model)
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as handle:
-        temporary = Path(handle.name)
-        handle.write(data)
-    temporary.chmod(0o644)
-    temporary.replace(file)
+    infer_shapes(model)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        if tensor_bytes(model) > EMBEDDED_BYTES:
+            untyped: Any = ir
+            untyped.save(model, temporary, format="protobuf", external_data=file.name + ".data")
+        else:
+            temporary.write_bytes(_embedded(model).SerializeToString(deterministic=True))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """The model as one protobuf with all weights inside (at most 2 GB)."""
+    """The model as one protobuf with all weights and no intermediate shapes inside (at most 2 GB)."""
+    proto = _embedded(model)
+    drop_derived(proto.graph)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _embedded(model: ir.Model) -> onnx.ModelProto:
     with _weights_in_memory(model):
-        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        proto = ir.to_proto(model)
+    forget_tensor_names(proto)
+    return proto
 
 
 @contextmanager

@@ -6,7 +6,7 @@ models of any size pass through the 2 GB limit of protobuf and nothing large is 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import onnx
@@ -84,6 +84,21 @@ def drop_derived(graph: onnx.GraphProto) -> None:
                 drop_derived(attribute.g)
             for nested in attribute.graphs:
                 drop_derived(nested)
+
+
+def forget_tensor_names(proto: onnx.ModelProto) -> None:
+    """Clear the names of tensors in attributes: nothing refers to them, and libraries leave their own."""
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        _forget_tensor_names(nodes)
+
+
+def _forget_tensor_names(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                attribute.t.ClearField("name")
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _forget_tensor_names(graph.node)
 
 
 @contextmanager

@@ -11,13 +11,14 @@ import onnx
 import onnx_ir as ir
 
 from adapass.errors import ModelError
-from adapass.graph.shapes import drop_derived
+from adapass.graph.shapes import drop_derived, forget_tensor_names
 from adapass.graph.tensors import graphs_everywhere
 
 
 def to_text(model: ir.Model) -> str:
     """ONNX text of the whole model, weights included: meant for small models (tests, reproducers)."""
     proto = ir.to_proto(model)
+    forget_tensor_names(proto)
     drop_derived(proto.graph)
     return onnx.printer.to_text(proto)
 
