@@ -83,10 +83,10 @@ class _Branch(Scope):
         return rows
 
     def count_rows(self) -> ir.Value:
-        return self.add("Shape", [self.flat])
+        return self.constant(1) if self.relabel is None else self.add("Shape", [self.flat])
 
     def shape_before(self, value: ir.Value) -> ir.Value | None:
-        return None if self.outer is None else value
+        return value
 
     def refuse_mixed(self, node: ir.Node) -> None:
         if self.outer is not None and self.relabel is not None:
@@ -118,7 +118,7 @@ class _Branches:
         self.parts = find_parts(model)
         self.names = Names(model)
         self.single = is_fixed_at_one(self.parts.exits[0].stop)
-        rows = Rows({}, {}) if self.single else classify(model)
+        rows = Rows.none() if self.single else classify(model)
         relabel = None if self.single else Relabel(model.graph, rows)
         self.scopes: list[_Branch] = []
         for _ in self.parts.nodes:
@@ -212,15 +212,15 @@ class _Branches:
             for node in scope.nodes():
                 for value in reads(node):
                     home.setdefault(value, scope)
-        for value in list(self.model.graph.initializers.values()):
+        for name, value in list(self.model.graph.initializers.items()):
             scope = home.get(value, self.scopes[0])
             if scope.outer is not None and not value.is_graph_input():
-                del self.model.graph.initializers[value.name]
+                del self.model.graph.initializers[name]
                 scope.constants.append(value)
 
     def _settle_initializers(self, graph: ir.Graph) -> None:
         for value in self.scopes[0].constants:
             graph.register_initializer(value)
-        for value in list(graph.initializers.values()):
+        for name, value in list(graph.initializers.items()):
             if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
-                del graph.initializers[value.name]
+                del graph.initializers[name]

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from onnx_ir.passes.common import (
     InlinePass,
     LiftConstantsToInitializersPass,
-    RemoveUnusedFunctionsPass,
     RemoveUnusedOpsetsPass,
 )
 
@@ -73,8 +72,8 @@ def prepare(model: ir.Model, *, keep_selects: bool) -> ir.Model:
 
 
 def standard_only(model: ir.Model) -> ir.Model:
-    """Drop functions and opset imports that nothing uses any more, in place."""
-    RemoveUnusedFunctionsPass()(model)
+    """Drop the functions (all are inlined) and the opset imports that nothing uses any more, in place."""
+    model.functions.clear()
     RemoveUnusedOpsetsPass()(model)
     return model
 

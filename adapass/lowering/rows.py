@@ -3,7 +3,8 @@
 FIXED     does not depend on the batch: used as it is
 ROWS      has one entry a sample along an axis: the entries of finished samples are dropped
 SIZED     depends on the batch size alone (a shape to reshape to, row numbers): computed again
-MIXED     an entry depends on several samples or on its position in the batch: cannot be cut
+LOCAL     the batch is folded into another axis, or row numbers went into it: computed again
+MIXED     the batch was summed up: what it says about the samples cannot be cut
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from enum import StrEnum
 import onnx_ir as ir
 
 from adapass.analyses.axes import Axes
+from adapass.analyses.shapes import Shapes
+from adapass.errors import ModelError
 from adapass.facts import FactCache
 from adapass.lowering.exits import reads
+from adapass.lowering.mixing import mixes_samples
 
 _COUNTS_ROWS = frozenset({"Range", "NonZero", "EyeLike", "CumSum"})
 _LOOKS_UP = frozenset({"Gather", "GatherND", "GatherElements"})
@@ -26,6 +30,7 @@ class Kind(StrEnum):
     FIXED = "fixed"
     ROWS = "rows"
     SIZED = "sized"
+    LOCAL = "local"
     MIXED = "mixed"
 
 
@@ -35,9 +40,16 @@ class Rows:
 
     kinds: dict[ir.Value, Kind]
     axes: dict[ir.Value, int]
+    mixing: set[ir.Node]
+    """Nodes that work across samples: they may run before the first exit only."""
 
     def kind(self, value: ir.Value) -> Kind:
         return self.kinds.get(value, Kind.FIXED)
+
+    @classmethod
+    def none(cls) -> Rows:
+        """When the batch size is fixed at 1, nothing depends on it."""
+        return cls({}, {}, set())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,61 +64,89 @@ class _Trace:
 
 def classify(model: ir.Model) -> Rows:
     """Classify every value of the main graph of a prepared model."""
-    axes = FactCache(model).get(Axes)
-    rows = Rows({}, {})
-    traces: dict[ir.Value, _Trace] = {}
-    for value in model.graph.inputs:
-        if axes.batch_axis(value.name or "") is not None:
-            _settle(value, _Trace(data=True, numbered=False), axes, rows, traces)
-    for node in model.graph:
-        if (trace := _trace_of(node, traces)) is not None:
-            for value in node.outputs:
-                _settle(value, trace, axes, rows, traces)
-    return rows
+    facts = FactCache(model)
+    return _Classifier(facts.get(Axes), facts.get(Shapes)).run(model)
 
 
 def is_fixed_at_one(stop: ir.Value) -> bool:
-    """Whether the batch size is fixed at 1: then nobody can leave, the batch ends or goes on."""
-    return stop.shape is not None and len(stop.shape) == 1 and stop.shape[0] == 1
+    """Whether the batch size is fixed at 1: then nobody can leave, the batch ends or goes on.
+
+    Raises:
+        ModelError: the batch size is fixed at something else.
+
+    """
+    if stop.shape is None or len(stop.shape) != 1 or not isinstance(stop.shape[0], int):
+        return False
+    if stop.shape[0] != 1:
+        raise ModelError(
+            f"the batch size is fixed at {stop.shape[0]}, so finished samples cannot leave;"
+            " export the model with a dynamic batch or a batch of 1, or use the masked lowering"
+        )
+    return True
 
 
-def _trace_of(node: ir.Node, traces: dict[ir.Value, _Trace]) -> _Trace | None:
-    """The trace of what ``node`` computes; ``None`` when it does not depend on the batch."""
-    found = [traces[value] for value in reads(node) if value in traces]
-    if not found:
-        return None
-    if node.domain == "" and node.op_type in _SHAPE_OF:
-        return _Trace(data=False, numbered=False)
-    data = any(trace.data for trace in found)
-    if node.domain == "" and node.op_type in _COUNTS_ROWS:
-        return _Trace(data, numbered=True)
-    if node.domain == "" and node.op_type in _LOOKS_UP:
-        table = node.inputs[0]
-        # Row numbers used to look something up in a batch are gone in what was found.
-        numbered = table in traces and traces[table].numbered
-        numbered |= table not in traces and any(trace.numbered for trace in found)
-        return _Trace(data, numbered)
-    return _Trace(data, any(trace.numbered for trace in found))
+class _Classifier:
+    def __init__(self, axes: Axes, shapes: Shapes) -> None:
+        self._axes = axes
+        self._shapes = shapes
+        self._traces: dict[ir.Value, _Trace] = {}
+        self._rows = Rows.none()
 
+    def run(self, model: ir.Model) -> Rows:
+        opset = model.opset_imports.get("", 1)
+        for value in model.graph.inputs:
+            if self._axes.batch_axis(value.name or "") is not None:
+                self._settle(value, _Trace(data=True, numbered=False))
+        for node in model.graph:
+            if (trace := self._trace_of(node)) is None:
+                continue
+            if mixes_samples(node, self._dependent, opset):
+                self._rows.mixing.add(node)
+            for value in node.outputs:
+                self._settle(value, trace)
+        return self._rows
 
-def _settle(value: ir.Value, trace: _Trace, axes: Axes, rows: Rows, traces: dict[ir.Value, _Trace]) -> None:
-    name = value.name or ""
-    axis = axes.batch_axis(name)
-    if axis is not None and axes.is_batch_sized(name):
-        trace = _Trace(trace.data, numbered=True)
-    sized_only = (
-        not trace.data and not trace.numbered and value.dtype is not None and value.dtype.is_integer()
-    )
-    if sized_only and axis is None and not axes.is_batch_sized(name):
-        return  # the length of another axis, read from the same shape
-    traces[value] = trace
-    if axis is not None and not trace.numbered:
-        rows.kinds[value] = Kind.ROWS
-        rows.axes[value] = axis
-    elif not trace.data:
-        rows.kinds[value] = Kind.SIZED
-    else:
-        rows.kinds[value] = Kind.MIXED
+    def _trace_of(self, node: ir.Node) -> _Trace | None:
+        """The trace of what ``node`` computes; ``None`` when it does not depend on the batch."""
+        traces = self._traces
+        found = [traces[value] for value in reads(node) if value in traces]
+        if not found:
+            return None
+        if node.domain == "" and node.op_type in _SHAPE_OF:
+            return _Trace(data=False, numbered=False)
+        data = any(trace.data for trace in found)
+        if node.domain == "" and node.op_type in _COUNTS_ROWS:
+            return _Trace(data, numbered=True)
+        if node.domain == "" and node.op_type in _LOOKS_UP:
+            # Row numbers used to look something up in a batch are gone in what was found.
+            table = traces.get(node.inputs[0]) if node.inputs[0] is not None else None
+            counts = any(trace.numbered for trace in found) if table is None else table.numbered
+            return _Trace(data, counts)
+        return _Trace(data, any(trace.numbered for trace in found))
+
+    def _settle(self, value: ir.Value, trace: _Trace) -> None:
+        name = value.name or ""
+        axis, sized = self._axes.batch_axis(name), self._axes.is_batch_sized(name)
+        numbered = trace.numbered or (sized and axis is not None)
+        is_integer = value.dtype is not None and value.dtype.is_integer()
+        if is_integer and not (trace.data or numbered or sized or axis is not None):
+            return  # the length of another axis, read from the same shape
+        self._traces[value] = _Trace(trace.data, numbered)
+        dependent = self._dependent(value)
+        if axis is not None and not numbered and dependent <= {axis}:
+            self._rows.axes[value] = axis
+            self._rows.kinds[value] = Kind.ROWS
+        elif not trace.data:
+            self._rows.kinds[value] = Kind.SIZED
+        else:
+            self._rows.kinds[value] = Kind.LOCAL if dependent else Kind.MIXED
+
+    def _dependent(self, value: ir.Value) -> frozenset[int]:
+        name = value.name or ""
+        if (dims := self._shapes.of(name)) is None or not self._shapes.probed:
+            axis = self._axes.batch_axis(name)
+            return frozenset() if axis is None else frozenset({axis})
+        return frozenset(axis for axis, dim in enumerate(dims) if dim.batch or dim.both)
 
 
 class Relabel:

@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array
 from adapass.errors import ModelError
+from adapass.graph.tensors import subgraphs_of
 from adapass.lowering.exits import Parts, reads, redirect
 from adapass.lowering.rows import Kind, Rows
 
 _HEAVY = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention"})
-_LAST = np.iinfo(np.int64).max
+_VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast"})
 
 
 class Names:
@@ -88,7 +89,7 @@ class Scope(ABC):
             seen = self.fixed(value)
         elif kind is Kind.ROWS:
             seen = self.carry(value, self._rows.axes[value])
-        elif kind is Kind.SIZED:
+        elif kind in (Kind.SIZED, Kind.LOCAL):
             seen = self._compute_again(value)
         else:
             raise ModelError(_mixed(value))
@@ -153,19 +154,21 @@ class Scope(ABC):
 
     def refuse_mixed(self, node: ir.Node) -> None:
         for value in node.outputs:
-            if self._rows.kind(value) is Kind.MIXED:
+            if node in self._rows.mixing or self._rows.kind(value) is Kind.MIXED:
                 raise ModelError(_mixed(value))
+
+    def _is_cheap(self, node: ir.Node, value: ir.Value) -> bool:
+        if node.op_type in _HEAVY or subgraphs_of(node):
+            return False
+        is_float = value.dtype is not None and value.dtype.is_floating_point()
+        return self._rows.kind(value) is Kind.SIZED or not is_float or node.op_type in _VIEWS
 
     def _compute_again(self, value: ir.Value) -> ir.Value:
         node = value.producer()
-        if (
-            node is None
-            or node.op_type in _HEAVY
-            or any(True for _ in node.attributes.values() if _is_graph(_))
-        ):
+        if node is None or not self._is_cheap(node, value):
             raise ModelError(
-                f"'{value.name}' depends on the batch size and is expensive to compute again after an exit;"
-                " use the masked lowering, or move the exit"
+                f"'{value.name}' is needed after an exit, has no axis with one entry a sample, and is costly"
+                " to compute again; use the masked lowering, or move the exit"
             )
         if (shape := self._cheap_shape(node)) is not None:
             return shape
@@ -187,30 +190,31 @@ class Scope(ABC):
         self.prologue.append(again)
         return self._known[value]
 
-    def _for_shape(self, node: ir.Node, source: ir.Value) -> ir.Value | None:
-        """Where a ``Shape`` node may look instead of at the rows that are left of ``source``."""
-        if node.domain != "" or node.op_type != "Shape" or source in self._here or source in self._known:
-            return None
-        return self.shape_before(source) if self._rows.kind(source) is Kind.ROWS else None
-
     def _cheap_shape(self, node: ir.Node) -> ir.Value | None:
         """What a ``Shape`` node of a value from before the exit is now, without carrying that value."""
-        if (source := next(iter(self._inputs[node]), None)) is None or source.shape is None:
+        source = next(iter(self._inputs[node]), None)
+        if source is None or not self._is_shape_of_before(node, source):
             return None
-        if (
-            self._rows.kind(node.outputs[0]) is not Kind.SIZED
-            or (before := self._for_shape(node, source)) is None
-        ):
+        if source.shape is None or self._rows.kind(node.outputs[0]) is not Kind.SIZED:
             return None
-        axis, rank = self._rows.axes[source], len(source.shape)
-        start, end = _slice_of(node, rank)
-        pieces = [(start, min(axis, end)), (max(axis + 1, start), end)]
-        left, right = (self._piece(before, node, first, last) for first, last in pieces)
+        axis, (start, end) = self._rows.axes[source], _slice_of(node, len(source.shape))
+        if (start, end) == (axis, axis + 1):
+            return self.count
+        if (before := self.shape_before(source)) is None:
+            return None
+        left = self._piece(before, node, start, min(axis, end))
+        right = self._piece(before, node, max(axis + 1, start), end)
         middle = [self.count] if start <= axis < end else []
-        joined = [*left, *middle, *right]
-        return (
-            joined[0] if len(joined) == 1 else self.add("Concat", joined, {"axis": 0}, like=node.outputs[0])
-        )
+        return self.add("Concat", [*left, *middle, *right], {"axis": 0}, like=node.outputs[0])
+
+    def _for_shape(self, node: ir.Node, source: ir.Value) -> ir.Value | None:
+        """Where a ``Shape`` node may look instead of at the rows that are left of ``source``."""
+        return self.shape_before(source) if self._is_shape_of_before(node, source) else None
+
+    def _is_shape_of_before(self, node: ir.Node, source: ir.Value) -> bool:
+        if node.domain != "" or node.op_type != "Shape" or self._rows.kind(source) is not Kind.ROWS:
+            return False
+        return self.index > 0 and source not in self._here and source not in self._known
 
     def _piece(self, before: ir.Value, node: ir.Node, first: int, last: int) -> list[ir.Value]:
         if first >= last:
@@ -225,10 +229,6 @@ def _slice_of(shape: ir.Node, rank: int) -> tuple[int, int]:
     end = shape.attributes.get_int("end", rank)
     first, last, _ = slice(start, end).indices(rank)
     return first, last
-
-
-def _is_graph(attribute: ir.Attr) -> bool:
-    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def _mixed(value: ir.Value) -> str:

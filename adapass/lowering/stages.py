@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from adapass.errors import ModelError
@@ -39,7 +40,7 @@ def lower_to_stages(model: ir.Model) -> Stages:
     copy = prepare(model, keep_selects=True)
     parts = find_parts(copy)
     single = bool(parts.exits) and is_fixed_at_one(parts.exits[0].stop)
-    rows = Rows({}, {}) if single or not parts.exits else classify(copy)
+    rows = Rows.none() if single or not parts.exits else classify(copy)
     return _Cutter(copy, parts, rows).cut()
 
 
@@ -53,6 +54,7 @@ class _StageScope(Scope):
         """Values of the original graph that this stage takes, in the order of ``inputs``."""
         self._graph = graph
         self.has_batch = bool(rows.axes)
+        self._counting: tuple[ir.Node, ir.Value] | None = None
 
     def fixed(self, value: ir.Value) -> ir.Value:
         if not value.is_initializer() or value.is_graph_input():
@@ -68,13 +70,25 @@ class _StageScope(Scope):
         return self._take(value)
 
     def count_rows(self) -> ir.Value:
-        counted = next((value for value in self.from_before if self.axis(value) is not None), None)
-        if counted is None:
-            counted = next((value for value in self._graph.inputs if self.axis(value) is not None), None)
-        if counted is None:
+        if not self.has_batch:
             return self.constant(1)
-        shape = self.add("Shape", [self.see(counted)])
-        return self.add("Gather", [shape, self.constant(self.axis(counted) or 0)], {"axis": 0})
+        # What to count is chosen when all inputs are known: an input of its own would be cut in vain.
+        axis = self.constant(0)
+        counted = self.add("Gather", [self.add("Shape", []), axis], {"axis": 0})
+        self._counting = (self.prologue[-2], axis)
+        return counted
+
+    def choose_what_to_count(self) -> None:
+        """Call once, when no input will be added any more."""
+        if self._counting is None:
+            return
+        shape, axis = self._counting
+        carried = (value for value in self.from_before if self.axis(value) is not None)
+        inputs = (value for value in self._graph.inputs if self.axis(value) is not None)
+        counted = next(carried, None) or next(inputs)
+        shape.resize_inputs(1)
+        shape.replace_input_with(0, self.see(counted))
+        axis.const_value = ir.tensor(np.array([self.axis(counted)], np.int64), name=axis.name)
 
     def shape_before(self, value: ir.Value) -> ir.Value | None:
         return None
@@ -143,6 +157,8 @@ class _Cutter:
             scope.computed(scope.see(exit_.stop))
             for scope, exit_ in zip(self._scopes, self._parts.exits, strict=False)
         ]
+        for scope in self._scopes:
+            scope.choose_what_to_count()
         models: list[ir.Model] = []
         stages: list[Stage] = []
         for scope, body in zip(self._scopes, bodies, strict=True):

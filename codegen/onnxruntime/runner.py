@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,6 @@ from adapass.errors import DataError, UsageError
 from adapass.generator import Outcome
 from adapass.lowering.wiring import Wiring, run_stages
 from adapass.ops import EXIT_INDEX
-
-ExitArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class SessionRunner:
@@ -79,7 +76,7 @@ def outcome(outputs: dict[str, Array]) -> Outcome:
     taken = outputs.pop(EXIT_INDEX, None)
     if taken is None:
         return Outcome(outputs)
-    return Outcome(outputs, cast("ExitArray", np.asarray(taken, np.int64).reshape(-1)))
+    return Outcome(outputs, np.asarray(taken, np.int64).reshape(-1))
 
 
 class _Stage:

@@ -48,7 +48,7 @@ def _without_weights(model: ir.Model) -> bytes:
         if not value.is_graph_input():
             graph.inputs.append(value)
         value.type = ir.TensorType(tensor.dtype)
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
     proto: onnx.ModelProto = ir.to_proto(copy)
     return bytes(proto.SerializeToString())
 
@@ -77,7 +77,7 @@ def _has_body(node: ir.Node, opset: int) -> bool:
     if not defs.has(node.op_type, node.domain):
         return False
     try:
-        schema = defs.get_schema(node.op_type, opset, node.domain)
+        schema: Any = defs.get_schema(node.op_type, opset, node.domain)
     except defs.SchemaError:
         return False
-    return schema.has_function or schema.has_context_dependent_function
+    return bool(schema.has_function or schema.has_context_dependent_function)
