@@ -39,6 +39,8 @@ Integers = npt.NDArray[np.int64]
 NUISANCE_SHARE = 0.01
 TOLERANCE = 0.01
 MAX_PIECES = 20_000
+PROBES = 3
+"""Pieces, the worst ones, at whose end the tail itself is computed."""
 IGNORED_MASS = 1e-10
 """Outcomes of ``better`` beyond this tail are not summed; their mass is added to the result."""
 
@@ -121,7 +123,8 @@ def _largest_tail(stairs: _Stairs, budget: float, interval: tuple[float, float],
     attained = bound = 0.0
     while len(left) <= MAX_PIECES:
         bounds = _tail(stairs, left + budget, right)
-        attained = max(attained, float(_tail(stairs, right + budget, right).max()))
+        top = np.argsort(bounds)[-PROBES:]
+        attained = max(attained, float(_tail(stairs, right[top] + budget, right[top]).max()))
         settled = bounds <= attained * (1 + TOLERANCE) + TOLERANCE * error
         bound = max(bound, attained, float(bounds[settled].max(initial=0.0)))
         if settled.all() or attained > 2 * error:
