@@ -6,13 +6,16 @@ import ctypes
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnx import checker, numpy_helper, shape_inference
+from onnx import numpy_helper, shape_inference
+
+checker: Any = import_module("onnx.checker")
+ort: Any = import_module("onnxruntime")  # ships no types
 
 NEWEST_IR_VERSION = 13
 NEWEST_OPSET = 26
@@ -36,6 +39,7 @@ def cases() -> tuple[Any, ...]:
 
         found = tuple(load_node_model_tests())
     for case in found:
+        assert case.model is not None
         lower_stamps(case.model)
     return found
 
@@ -74,7 +78,7 @@ def run(model: bytes, data_sets: Sequence[Any]) -> list[list[Any]]:
 
 def _feed(value: Any) -> Any:
     if value is None or isinstance(value, list):
-        return value
+        return cast("Any", value)
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
@@ -104,6 +108,7 @@ def assert_close(found: Any, expected: Any, rtol: float, atol: float) -> None:
     if isinstance(expected, onnx.TensorProto):
         expected = numpy_helper.to_array(expected)
     if isinstance(expected, (list, tuple)):
+        expected = cast("Sequence[Any]", expected)
         assert len(found) == len(expected)
         for mine, theirs in zip(found, expected, strict=True):
             assert_close(mine, theirs, rtol, atol)
