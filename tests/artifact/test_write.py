@@ -233,6 +233,19 @@ class TestInterruption:
         assert files_under(maker.folder / "tiny.adapass") == old
         assert sorted(p.name for p in maker.folder.iterdir()) == ["source", "tiny.adapass"]
 
+    def test_appears_whole_by_one_rename(self, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+        rename = Path.rename
+        seen: list[tuple[bool, int, str]] = []
+
+        def watched(self: Path, target: Path) -> Path:
+            seen.append((target.exists(), len(list(self.iterdir())), target.name))
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", watched)
+        maker.write()
+
+        assert seen == [(False, 5, "tiny.adapass")]
+
     def test_puts_the_old_artifact_back_when_the_swap_fails(
         self, maker: Maker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -300,8 +313,10 @@ about = Description(kind=Kind.ORIGINAL, target="cpu", task="t", inputs=(), outpu
 contents = Contents(description=about, model=model, recipe={})
 write_artifact(destination, contents)
 print("written", flush=True)
-while True:
+for number in range(10**9):
     write_artifact(destination, contents)
+    if number % 2:
+        destination.rename(model.parent / str(number))
 """
     command = [sys.executable, "-c", code, str(model), str(destination)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
