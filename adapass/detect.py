@@ -65,7 +65,9 @@ def detect_cpu(*, measure: bool = False, processor: Processor | None = None) -> 
     arch["cores"] = cpu.cores
     if cpu.clock_hz is not None:
         arch["clock_hz"] = cpu.clock_hz
-    native = {"bf16": "bf16" in rates, "f16": "f16" in rates}
+    native: dict[str, Value] = {"bf16": "bf16" in rates, "f16": "f16" in rates}
+    if cpu.family == "aarch64" and "asimddp" not in cpu.isa:
+        native["int8"] = "s8s8-widening"  # SMLAL, as on Cortex-A72: no dot product
     return replace(
         base,
         name="cpu",

@@ -76,7 +76,8 @@ class Target:
     overhead: Numbers
     """``launch_seconds``: to start one operator (a kernel on a GPU, a dispatch of the runtime on a CPU)."""
     features: Table
-    """``int8`` is the arithmetic: ``u8s8-vnni``, ``u8s8-saturating``, ``s8s8-dotprod``, ``tensor-core``."""
+    """``int8`` is the arithmetic: ``u8s8-vnni``, ``u8s8-saturating``, ``s8s8-dotprod``,
+    ``s8s8-widening``, ``tensor-core``."""
     source: Mapping[str, str]
     """Where each number comes from, by dotted name; globs allowed."""
     notes: tuple[str, ...] = ()

@@ -38,6 +38,8 @@ ASLEEP: Final = 0.1
 """Processor time per time of waiting below which the process counts as asleep."""
 BLOCK_SECONDS: Final = 0.1
 """How long the fastest contestant's block should last, so that pauses and discarded calls stay cheap."""
+MAX_BLOCK_SECONDS: Final = 1.0
+"""How long the slowest contestant's block may last, so that a drift cannot hit one contestant only."""
 MIN_BLOCK: Final = 4
 MAX_BLOCK: Final = 256
 TICK_SECONDS: Final = 1e-9
@@ -96,8 +98,8 @@ def interleaved(
     load = clock.load()
     watch = _Watch(contestants, feeds, clock, discard, max_pause_seconds, progress or Silent())
     with _no_garbage_collection():
-        shortest = watch.warm_up(max(warmup, 1))
-        size = _block_size(shortest) if block is None else block
+        last = watch.warm_up(max(warmup, 1))
+        size = _block_size(min(last), max(last)) if block is None else block
         calls = watch.time_all(rounds, _blocks(len(feeds), size), max_seconds)
     sizes = tuple(batch_sizes) if batch_sizes is not None else (1,) * len(feeds)
     timings = {name: Timing(calls[name], sizes) for name in contestants}
@@ -120,14 +122,14 @@ class _Watch:
     max_pause_seconds: float
     progress: Progress
 
-    def warm_up(self, count: int) -> float:
-        """Run every contestant ``count`` times, uncounted; the shortest last call in seconds."""
+    def warm_up(self, count: int) -> Sequence[float]:
+        """Run every contestant ``count`` times, uncounted; the seconds of the last call of each."""
         last: list[float] = []
         for run in self.contestants.values():
             seconds = [self._call(run, self.feeds[index % len(self.feeds)]) for index in range(count)]
             last.append(seconds[-1])
             self._pause()
-        return min(last)
+        return last
 
     def time_all(
         self, rounds: int, blocks: Sequence[Sequence[int]], max_seconds: float | None
@@ -178,8 +180,9 @@ def _blocks(feeds: int, size: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(range(first, feeds, count)) for first in range(count))
 
 
-def _block_size(shortest_seconds: float) -> int:
-    return max(MIN_BLOCK, min(MAX_BLOCK, round(BLOCK_SECONDS / shortest_seconds)))
+def _block_size(fastest_seconds: float, slowest_seconds: float) -> int:
+    most = min(MAX_BLOCK, round(MAX_BLOCK_SECONDS / slowest_seconds))
+    return max(MIN_BLOCK, min(most, round(BLOCK_SECONDS / fastest_seconds)))
 
 
 def _notes(timing: Timing, load: float | None) -> tuple[str, ...]:

@@ -295,6 +295,21 @@ class TestBlockSize:
         first_block = bench.story.split(" - ")[2].split()
         assert abs(len(first_block) - expected) <= 1
 
+    def test_is_limited_by_the_slowest(self) -> None:
+        bench = Bench()
+        slow = bench.contestant("b", lambda _: 0.1)
+
+        interleaved(
+            {"a": bench.contestant("a", lambda _: 1e-3), "b": slow},
+            numbered(40),
+            rounds=1,
+            warmup=1,
+            discard=0,
+            clock=bench.clock,
+        )
+
+        assert len(bench.story.split(" - ")[2].split()) == 10
+
     def test_warm_up_decides_by_its_last_call(self) -> None:
         bench = Bench()
         first_is_slow = bench.contestant("a", lambda _: 1.0 if len(bench.log) == 1 else 0.01)

@@ -142,6 +142,7 @@ class TestCpu:
             ),
             pytest.param(with_isa("avx512f", "avx512_vnni", "amx_int8"), "u8s8-vnni", 64, 2048, id="amx"),
             pytest.param(with_isa("asimd", "asimddp", family="aarch64"), "s8s8-dotprod", 16, 64, id="arm"),
+            pytest.param(with_isa("asimd", family="aarch64"), "s8s8-widening", 16, None, id="old-arm"),
         ],
     )
     def test_follows_the_flags(self, cpu: Processor, base: str, f32: int, i8: int | None) -> None:
@@ -185,6 +186,12 @@ class TestCpu:
         other = "aarch64-generic" if mine == "x86_64" else "x86-64-generic"
 
         assert not load_target(other).device_here()
+
+    def test_a_machine_without_the_instructions_is_not_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(detect, "read_processor", lambda: with_isa("avx2", "fma", "f16c"))
+
+        assert load_target("x86-64-generic").device_here()
+        assert not load_target("x86-64-vnni").device_here()
 
 
 def test_the_copy_rate_counts_reads_and_writes() -> None:

@@ -134,8 +134,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge.toml"
-    path.write_text(MINIMAL + "#" * MAX_FILE_BYTES, encoding="utf-8")
+    path.write_text(MINIMAL + "#" * (MAX_FILE_BYTES - len(MINIMAL)), encoding="utf-8")
+    assert load_target(path).name == "toaster"
 
+    path.write_text(MINIMAL + "#" * (MAX_FILE_BYTES - len(MINIMAL) + 1), encoding="utf-8")
     with pytest.raises(TargetError, match="larger than"):
         load_target(path)
 
