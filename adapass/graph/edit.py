@@ -237,8 +237,10 @@ def _top_of(graph: ir.Graph) -> ir.Graph:
 
 
 def _name_outputs(graph: ir.Graph, nodes: Iterable[ir.Node], *, base: str) -> None:
+    """Fresh names for values; none for nodes, which the graph would otherwise number by its own count."""
     taken: set[str] | None = None
     for node in nodes:
+        node.name = node.name or ""
         for value in node.outputs:
             if value.name is not None:
                 continue
