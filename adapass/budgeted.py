@@ -165,6 +165,15 @@ class BudgetedPass(Pass):
             DataError: something is open that only data can settle, and ``data`` is None.
         """
 
+    def check(self, model: ir.Model, data: Samples) -> str | None:
+        """What is wrong with a fitted ``model`` that neutral knobs hide, in words; None when it is sound.
+
+        The pipeline compares outputs with all knobs neutral. What only counts at other settings (an
+        exit's head) is for the family to check, against what its fit computed outside the graph.
+        """
+        del model, data
+        return None
+
     def knobs(self, model: ir.Model) -> tuple[Knob, ...]:
         """Run-time knobs that the applied pass left in ``model``."""
         del model

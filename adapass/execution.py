@@ -23,7 +23,7 @@ from adapass.graph.tensors import tensor_bytes
 Array = npt.NDArray[np.generic]
 
 ort: Any = import_module("onnxruntime")  # ships no types
-_ERRORS_ONLY = 3
+_ERRORS_ONLY = 4
 
 
 class Session:

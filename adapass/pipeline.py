@@ -142,6 +142,7 @@ class _Checker:
         self._feeds = feeds if feeds is not None else _sample_feeds(data) or usable_feeds(model, seed=seed)
         self._outputs: list[dict[str, Array]] = run_all(model, self._feeds)
         self._digest = digest(model)
+        self._data = data
 
     def check(
         self, step: Step, before: Sequence[Pass], model: ir.Model, result: PassResult
@@ -162,6 +163,10 @@ class _Checker:
         except (VerificationError, ModelError, DataError) as error:
             raise PassError(step, before, f"left a model that is not valid: {error}", result.sites) from error
         self._judge(step, before, comparison, result)
+        if isinstance(step.step, BudgetedPass) and self._data is not None:
+            wrong = step.step.check(model, self._data)
+            if wrong is not None:
+                raise PassError(step, before, wrong, result.sites)
         self._digest, self._outputs = new_digest, outputs
         return comparison
 

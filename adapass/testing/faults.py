@@ -76,7 +76,9 @@ def _wrong_weights(model: ir.Model) -> Iterator[tuple[str, Damage]]:
     for node in _live_nodes(model):
         if node.op_type not in _WEIGHTED:
             continue
-        for value in node.inputs:
+        # A scale that conversion and back share cancels out: only what is converted counts.
+        operands = node.inputs[:1] if node.op_type == "DequantizeLinear" else node.inputs
+        for value in operands:
             if value is None or not value.is_initializer() or value.const_value is None:
                 continue
             tensor = value.const_value
@@ -100,7 +102,7 @@ _AXIS_ATTRIBUTES = ("axis", "perm", "transB", "pads", "strides", "group")
 def _wrong_axes(model: ir.Model) -> Iterator[tuple[str, Damage]]:
     for node in _live_nodes(model):
         for name in _AXIS_ATTRIBUTES:
-            if (attribute := node.attributes.get(name)) is None or attribute.is_ref():
+            if (attribute := node.attributes.get(name)) is None or attribute.is_ref() or _one_scale(node):
                 continue
             if attribute.type == ir.AttributeType.INT:
                 wrong = ir.AttrInt64(name, _other_axis(name, attribute.as_int()))
@@ -111,6 +113,14 @@ def _wrong_axes(model: ir.Model) -> Iterator[tuple[str, Damage]]:
             yield f"{node.op_type} {node.outputs[0].name}: {name} changed", _set_attribute(node, wrong)
         if node.op_type == "MatMul":
             yield f"MatMul {node.outputs[0].name}: operands swapped", _swap_inputs(node)
+
+
+def _one_scale(node: ir.Node) -> bool:
+    """Whether the node converts with a single scale, so that its axis means nothing."""
+    if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+        return False
+    scale = node.inputs[1]
+    return scale is not None and scale.shape is not None and scale.shape.rank() == 0
 
 
 def _other_axis(name: str, value: int) -> int:
