@@ -36,3 +36,4 @@ def analyze(
         print_table(section.columns, section.rows, title=section.title)
         for note in section.notes:
             print_line(note)
+        print_line()
