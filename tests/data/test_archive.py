@@ -34,6 +34,7 @@ def archive(path: Path, members: dict[str, bytes], *, compression: int = zipfile
         pytest.param(
             {"x.npy": member("(1000000000000000,)")}, r"claims shape \(1000000000000000,\)", id="header-lies"
         ),
+        pytest.param({"x.npy": member("(18,)")}, "has 12 of 72 bytes; the file is cut off", id="short"),
         pytest.param({"x.npy": member("(-3,)")}, "claims shape", id="negative"),
         pytest.param({"x.npy": member("(2,)", "'|O'")}, "dtype object; numbers or booleans", id="pickle"),
         pytest.param({"x.npy": member("(1,)", "'<U3'")}, "dtype <U3; numbers or booleans", id="text"),

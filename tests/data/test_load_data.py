@@ -326,3 +326,23 @@ def test_takes_a_mapping_or_batches_from_a_function(user_module: str) -> None:
 def test_bad_functions_are_data_errors(user_module: str, function: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(f"{user_module}:{function}", image_model(), allow_code=True, max_bytes=50_000)
+
+
+def test_parts_have_labels_of_one_kind(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=images(), labels=np.zeros(4, int))
+    np.savez(tmp_path / "b.npz", image=images(), labels=np.zeros((4, 3)))
+
+    with pytest.raises(DataError, match=r"array 'labels' has dtypes \['float64', 'int64'\]; one expected"):
+        load_data(tmp_path, image_model())
+    np.savez(tmp_path / "b.npz", image=images(), labels=np.zeros((4, 3), int))
+    with pytest.raises(DataError, match="array 'labels' has shape.*pad them to one length"):
+        load_data(tmp_path, image_model())
+
+
+def test_bounds_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapass.data.load.MAX_FILES", 2)
+    for name in "abc":
+        np.savez(tmp_path / f"{name}.npz", image=images())
+
+    with pytest.raises(DataError, match=r"3 \.npz files found, at most 2 expected"):
+        load_data(tmp_path, image_model())
