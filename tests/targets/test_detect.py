@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,6 +126,10 @@ class TestCpu:
         target = detect_cpu(processor=XEON)
 
         assert (target.name, target.kind, target.cores) == ("cpu", TargetKind.CPU, 2)
+        assert target.description == "Xeon, 2 cores, detected"
+        assert target.arch["clock_hz"] == 2_000_000_000
+        assert target.memory["dram_bytes"] == 8e9
+        assert target.source_of("memory.dram_bytes").startswith("detected")
         assert target.peak("f32") == 64 * 2 * 2e9
         assert target.peak("i8") == 256 * 2 * 2e9
         assert target.source_of("compute.f32").startswith("derived from avx512f")
@@ -158,7 +163,8 @@ class TestCpu:
         assert generic is not None
 
         assert target.peak("f32") == generic / 2
-        assert "compute.f32" in target.placeholders()
+        assert "clock_hz" not in target.arch
+        assert {"compute.f32", "memory.dram_bytes"} <= set(target.placeholders())
 
     def test_another_family_is_refused(self) -> None:
         with pytest.raises(TargetError, match="'riscv64' has no description"):
@@ -224,6 +230,16 @@ class TestCuda:
         assert target.tvm["arch"] == "sm_89"
         assert {"compute.f32", "memory.dram_bytes_per_second"} <= set(target.placeholders())
 
+    @pytest.mark.parametrize(
+        ("family", "base"),
+        [("sm_75", "cuda-sm80"), ("sm_86", "cuda-sm80"), ("sm_90", "cuda-sm90"), ("sm_120", "cuda-sm90")],
+    )
+    def test_borrows_from_the_nearest_generation(self, family: str, base: str) -> None:
+        target = detect_cuda((Gpu("NVIDIA Something", family, 1 << 30, ""),))
+
+        assert target.peak("f32") == load_target(base).peak("f32")
+        assert target.arch["family"] == family
+
     def test_the_table_of_the_driver_is_read(self) -> None:
         text = "NVIDIA H200, 9.0, 143771, 550.54\nNVIDIA X, [N/A], [N/A], 550.54\n\n"
 
@@ -247,21 +263,30 @@ class TestCuda:
 
         assert load_target(name).device_here() is here
 
-    @pytest.mark.parametrize("script", ["exit 9", "echo nonsense"])
-    def test_a_driver_that_fails_means_no_gpu(
-        self, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("script", "gpus"),
+        [
+            pytest.param("exit 9", 0, id="fails"),
+            pytest.param("echo nonsense", 0, id="talks-nonsense"),
+            pytest.param("echo NVIDIA H200, 9.0, 143771, 550.54", 1, id="works"),
+            pytest.param(None, 0, id="is-not-installed"),
+        ],
+    )
+    @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for the driver's tool")
+    def test_asks_the_tool_of_the_driver(
+        self, script: str | None, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tool = tmp_path / "nvidia-smi"
         tool.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         tool.chmod(0o755)
 
-        def found(_name: str) -> str:
-            return str(tool)
+        def found(_name: str) -> str | None:
+            return None if script is None else str(tool)
 
         monkeypatch.setattr("shutil.which", found)
         uncached: Callable[[], tuple[Gpu, ...]] = read_gpus.__wrapped__
 
-        assert uncached() == ()
+        assert len(uncached()) == gpus
 
     def test_only_known_words_are_detected(self) -> None:
         with pytest.raises(TargetError, match="cannot detect 'tpu'"):
@@ -278,6 +303,12 @@ class TestFingerprint:
         monkeypatch.setattr(machine, "library_versions", lambda: {"onnxruntime": "0.0.1"})
 
         assert fingerprint(1).key != before
+
+    def test_asks_for_gpus_only_on_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine, "read_gpus", lambda: (H200,))
+
+        assert fingerprint(1).gpus == ()
+        assert fingerprint(1, gpu=True).gpus == ("NVIDIA H200 (sm_90, driver 550.1)",)
 
     def test_names_the_runtime(self) -> None:
         assert {"onnxruntime", "onnxruntime-gpu"} & set(library_versions())
