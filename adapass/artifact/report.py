@@ -80,7 +80,8 @@ def _latency(latency: Latency | None) -> str:
         else "modelled, not measured"
     )
     device = f" on {latency.device}" if latency.device else ""
-    note = f"Per batch of {latency.batch}, {latency.threads} threads{device}; {how}."
+    threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    note = f"Per batch of {latency.batch}, {threads}{device}; {how}."
     return f"{bars_svg(bars, 'latency')}<p>{escape(note)}</p>"
 
 
@@ -94,9 +95,10 @@ def _quality(quality: Quality | None) -> str:
 def _certificate(about: Description) -> str:
     if about.certificate is None:
         return "<p>None.</p>"
-    return _table(
-        ("field", "value"), [(key, _plain(value)) for key, value in sorted(about.certificate.items())]
-    )
+    rest = dict(about.certificate)
+    statement = rest.pop("statement", None)
+    words = f"<p>{escape(statement)}</p>" if isinstance(statement, str) else ""
+    return words + _table(("field", "value"), [(key, _plain(value)) for key, value in sorted(rest.items())])
 
 
 def _exits(exits: Exits | None) -> str:
@@ -114,12 +116,24 @@ def _exits(exits: Exits | None) -> str:
 
 
 def _pareto(pareto: Sequence[Mapping[str, object]]) -> str:
+    if not pareto:
+        return ""
     points: list[Point] = []
     for entry in pareto:
         seconds, damage = _finite(entry.get("seconds")), _finite(entry.get("damage"))
         if seconds is not None and damage is not None:
             points.append(Point(seconds * 1e3, damage, _plain(dict(entry))))
-    return points_svg(points, x_label="time in ms", y_label="damage", title="plans tried") if points else ""
+    chart = points_svg(points, x_label="time in ms", y_label="damage", title="plans tried") if points else ""
+    head = tuple(dict.fromkeys(key for entry in pareto for key in entry))
+    return chart + _table(head, [[_cell(entry.get(key)) for key in head] for entry in pareto])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else _plain(value)
 
 
 def _finite(value: object) -> float | None:

@@ -77,6 +77,24 @@ def test_says_what_was_won_and_what_it_cost() -> None:
     assert "25.0%" in text
     assert "0.9000" in text
     assert text.count("<circle") == 1
+    assert "2 threads on" in text
+
+
+def test_tells_the_certificate_in_words_first_and_lists_every_plan() -> None:
+    words = "accuracy drop at most 1.0 point"
+    about = ABOUT.model_copy(update={"certificate": {"method": "exact", "statement": words}})
+    plans = (
+        {"name": "all", "seconds": 0.00123456, "chosen": True},
+        {"name": "none", "seconds": 2.0, "chosen": False},
+    )
+
+    text = report_html(about, {}, plans)
+
+    assert text.index(words) < text.index("exact</td>")
+    assert text.count(words) == 1
+    assert "<td>all</td><td>0.001235</td><td>yes</td>" in text
+    assert "<td>none</td><td>2</td><td></td>" in text
+    assert "<circle" not in text
 
 
 def test_says_when_the_original_comes_back_and_nothing_is_known() -> None:
