@@ -335,7 +335,7 @@ def test_parts_have_labels_of_one_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"array 'labels' has dtypes \['float64', 'int64'\]; one expected"):
         load_data(tmp_path, image_model())
     np.savez(tmp_path / "b.npz", image=images(), labels=np.zeros((4, 3), int))
-    with pytest.raises(DataError, match="array 'labels' has shape.*pad them to one length"):
+    with pytest.raises(DataError, match=r"array 'labels' has shape.*pad them to one length"):
         load_data(tmp_path, image_model())
 
 
