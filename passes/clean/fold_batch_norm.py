@@ -122,4 +122,4 @@ def _rebuild(
     return Replacement(nodes=[node], outputs=node.outputs, initializers=stored)
 
 
-_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1}
+_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}

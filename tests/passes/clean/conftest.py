@@ -70,7 +70,9 @@ def _declines(step: Pass, text: str, reason: str | None = None, *, opset: int = 
 
 @pytest.fixture
 def fires() -> Fires:
-    """``fires(step, before, after)``: the text changes as said, the numbers stay, a second run does nothing."""
+    """``fires(step, before, after)``: the text changes as said, the numbers stay, a second run does
+    nothing.
+    """
     return _fires
 
 

@@ -42,14 +42,17 @@ def test_reuses_the_outer_value_in_a_branch(fires: Any) -> None:
     "text",
     [
         pytest.param(
-            "g (float[N,4] x) => (float[N,4] a, float[N,4] b) { a = Relu(x) b = Relu(x) }", id="both-are-outputs"
+            "g (float[N,4] x) => (float[N,4] a, float[N,4] b) { a = Relu(x) b = Relu(x) }",
+            id="both-are-outputs",
         ),
         pytest.param(
-            "g (float[N,4] x) => (float[N,4] y) { a = RandomNormalLike(x) b = RandomNormalLike(x) y = Add(a, b) }",
+            "g (float[N,4] x) => (float[N,4] y) "
+            "{ a = RandomNormalLike(x) b = RandomNormalLike(x) y = Add(a, b) }",
             id="random",
         ),
         pytest.param(
-            "g (float[N,4] x) => (float[N,4] y) { a = LeakyRelu<alpha = 0.1>(x) b = LeakyRelu<alpha = 0.2>(x) y = Add(a, b) }",
+            "g (float[N,4] x) => (float[N,4] y) "
+            "{ a = LeakyRelu<alpha = 0.1>(x) b = LeakyRelu<alpha = 0.2>(x) y = Add(a, b) }",
             id="other-attributes",
         ),
         pytest.param(

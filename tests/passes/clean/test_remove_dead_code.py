@@ -14,7 +14,9 @@ LIVE = "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) z = Exp(x) w = Neg(z) }", id="a-chain"),
+        pytest.param(
+            "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) z = Exp(x) w = Neg(z) }", id="a-chain"
+        ),
         pytest.param(
             "g (float[N,4] x) => (float[N,4] y) <float[2] c = {1, 2}> { y = Relu(x) }", id="an-initializer"
         ),

@@ -47,7 +47,11 @@ def _around(line: str, constants: str = "") -> str:
     ],
 )
 def test_removes(line: str, constants: str, fires: Any) -> None:
-    fires(RemoveIdentities(), _around(line, constants), "g (float[N,4] x) => (float[N,4] y) { r = Relu(x) y = Exp(r) }")
+    fires(
+        RemoveIdentities(),
+        _around(line, constants),
+        "g (float[N,4] x) => (float[N,4] y) { r = Relu(x) y = Exp(r) }",
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,12 +76,14 @@ def test_leaves_alone(line: str, constants: str, declines: Any) -> None:
 
 
 def test_leaves_a_reshape_of_other_rank_alone(declines: Any) -> None:
-    text = "g (float[N,4] x) => (float[N,4,1] y) <int64[3] s = {0, 4, 1}> { r = Relu(x) i = Reshape(r, s) y = Exp(i) }"
+    text = """g (float[N,4] x) => (float[N,4,1] y) <int64[3] s = {0, 4, 1}>
+              { r = Relu(x) i = Reshape(r, s) y = Exp(i) }"""
     declines(RemoveIdentities(), text, NOTHING)
 
 
 def test_leaves_a_broadening_factor_alone(declines: Any) -> None:
-    text = "g (float[1,4] x) => (float[3,4] y) <float[3,1] o = {1, 1, 1}> { r = Relu(x) i = Mul(r, o) y = Exp(i) }"
+    text = """g (float[1,4] x) => (float[3,4] y) <float[3,1] o = {1, 1, 1}>
+              { r = Relu(x) i = Mul(r, o) y = Exp(i) }"""
     declines(RemoveIdentities(), text, NOTHING)
 
 
@@ -94,7 +100,8 @@ def test_the_producer_takes_the_name_of_an_output(fires: Any) -> None:
     [
         pytest.param("g (float[N,4] x) => (float[N,4] y) { y = Identity(x) }", id="of-an-input"),
         pytest.param(
-            "g (float[N,4] x) => (float[N,4] y, float[N,4] z) { z = Relu(x) y = Identity(z) }", id="of-another-output"
+            "g (float[N,4] x) => (float[N,4] y, float[N,4] z) { z = Relu(x) y = Identity(z) }",
+            id="of-another-output",
         ),
         pytest.param("g () => (float[1] y) <float[1] c = {1}> { y = Identity(c) }", id="of-a-constant"),
         pytest.param(

@@ -15,18 +15,21 @@ HEADS = "g (int64[B,S] ids, float[B,S,8] x) => (float[B,S,2,4] y) <int64[1] h = 
     "chain",
     [
         pytest.param(
-            "b = Shape<start = 0, end = 1>(ids) s = Shape<start = 1, end = 2>(ids) t = Concat<axis = 0>(b, s, h, m)",
+            "b = Shape<start = 0, end = 1>(ids) s = Shape<start = 1, end = 2>(ids) t = Concat<axis "
+            "= 0>(b, s, h, m)",
             id="shape-with-bounds",
         ),
         pytest.param(
             """a = Shape(x) zero = Constant<value_int = 0>() one = Constant<value_ints = [1]>()
-               axes = Constant<value_ints = [0]>() g = Gather(a, zero) b = Unsqueeze(g, axes) s = Gather(a, one)
+               axes = Constant<value_ints = [0]>() g = Gather(a, zero) b = Unsqueeze(g, axes) s =
+                 Gather(a, one)
                t = Concat<axis = 0>(b, s, h, m)""",
             id="gather-and-unsqueeze",
         ),
         pytest.param(
             """a = Shape(x) zero = Constant<value_ints = [0]>() two = Constant<value_ints = [2]>()
-               c = Cast<to = 6>(a) d = Cast<to = 7>(c) bs = Slice(d, zero, two, zero) t = Concat<axis = 0>(bs, h, m)""",
+               c = Cast<to = 6>(a) d = Cast<to = 7>(c) bs = Slice(d, zero, two, zero) t = Concat<axis =
+                 0>(bs, h, m)""",
             id="slice-and-cast",
         ),
     ],
@@ -46,7 +49,8 @@ def test_an_open_dimension_becomes_a_copy(fires: Any) -> None:
     fires(
         SimplifyReshapes(),
         "g (float[B,6,8] x) => (float[B,6,2,4] y) <int64[4] t = {-1, 6, 2, 4}> { y = Reshape(x, t) }",
-        "g (float[B,6,8] x) => (float[B,6,2,4] y) <int64[4] y_target = {0, 6, 2, 4}> { y = Reshape(x, y_target) }",
+        "g (float[B,6,8] x) => (float[B,6,2,4] y) <int64[4] y_target = {0, 6, 2, 4}> "
+        "{ y = Reshape(x, y_target) }",
     )
 
 
@@ -94,7 +98,9 @@ def test_sees_through_a_position_table(fires: Any) -> None:
             id="settled",
         ),
         pytest.param(
-            "g (float[B,8] x) => (float[C] y) <int64[1] t = {-1}> { y = Reshape(x, t) }", SETTLED, id="flattened"
+            "g (float[B,8] x) => (float[C] y) <int64[1] t = {-1}> { y = Reshape(x, t) }",
+            SETTLED,
+            id="flattened",
         ),
     ],
 )
