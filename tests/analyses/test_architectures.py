@@ -60,12 +60,6 @@ def swin() -> Any:
     return transformers.SwinForImageClassification(config)
 
 
-def mobilenet() -> Any:
-    return transformers.MobileNetV2ForImageClassification(
-        transformers.MobileNetV2Config(depth_multiplier=0.35, image_size=64)
-    )
-
-
 class Wrapped(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Positional inputs, the first output only."""
 
@@ -146,10 +140,3 @@ def test_swin(tmp_path: Path) -> None:
     assert len(facts.get(AttentionCores).cores) == 4
     assert [block.attention for block in facts.get(Blocks).blocks] == [True] * 4
     assert len(facts.get(CutPoints).points) == 10
-
-
-def test_mobilenet(tmp_path: Path) -> None:
-    facts = export(mobilenet, tmp_path, dynamo=False)
-
-    assert sum(block.residual for block in facts.get(Blocks).blocks) == 10
-    assert all(point.layout is Layout.IMAGE for point in facts.get(CutPoints).points)

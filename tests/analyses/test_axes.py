@@ -23,6 +23,10 @@ CASES = {
     "matmul-left": "y = MatMul(x, w)",
     "matmul-right": "q = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, q)",
     "matmul-vector": "y = MatMul(x, v)",
+    "matmul-sums-samples": (
+        "q = Transpose<perm = [1, 2, 0]>(x) a = Constant<value_ints = [1, 2]>() "
+        "r = ReduceMean<keepdims = 0>(x, a) y = MatMul(q, r)"
+    ),
     "gather-token": "i = Constant<value_int = 0>() y = Gather<axis = 1>(x, i)",
     "gather-tokens": "i = Constant<value_ints = [0, 1]>() y = Gather<axis = 1>(x, i)",
     "slice": (
@@ -30,6 +34,7 @@ CASES = {
         "y = Slice(x, s, e, a)"
     ),
     "concat": "y = Concat<axis = 1>(x, x)",
+    "concat-samples": "y = Concat<axis = 0>(x, x)",
     "concat-channels": "y = Concat<axis = -1>(x, x)",
     "split": "y, z = Split<axis = 2, num_outputs = 2>(x)",
     "softmax": "y = Softmax<axis = -1>(x)",
@@ -82,6 +87,17 @@ def test_batch_of_one_stays_the_first_of_several_single_axes(build: Build) -> No
 
     assert axes.batch_axis("u") == 0
     assert axes.batch_axis("y") == 0
+
+
+def test_batch_of_one_stays_the_second_of_several_single_axes(build: Build) -> None:
+    body = """
+        a = Constant<value_ints = [0]>() u = Unsqueeze(x, a)
+        t = Constant<value_ints = [1, 1, 12]>() y = Reshape(u, t)
+    """
+    axes = build("float[1, 3, 4] x", "float[1, 1, 12] y", {}, body).get(Axes)
+
+    assert axes.batch_axis("u") == 1
+    assert axes.batch_axis("y") == 1
 
 
 def test_tokens_of_symbolic_length(build: Build) -> None:
@@ -142,6 +158,13 @@ def test_values_that_hold_the_batch_size_or_positions_in_it(build: Build) -> Non
     assert not axes.is_batch_sized("t")
     assert not axes.is_batch_sized("ids")
     assert axes.batch_axis("rows2") == 0
+
+
+def test_whole_numbers_with_the_batch_folded_in_cannot_be_gathered(build: Build) -> None:
+    body = "all = Constant<value_ints = [-1]>() flat = Reshape(ids, all) y = Cast<to = 1>(flat)"
+    axes = build("int64[B, T] ids", "float[N] y", {}, body).get(Axes)
+
+    assert axes.is_batch_sized("flat")
 
 
 def test_values_that_hold_a_fixed_batch_size(build: Build) -> None:

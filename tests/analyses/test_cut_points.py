@@ -238,6 +238,21 @@ def test_positions_are_side_values_whatever_they_cost(build: Build) -> None:
     assert found["a"].side_values == ("proj",)
 
 
+def test_rotary_tables_from_given_positions_are_side_values(build: Build) -> None:
+    """The vector of frequencies is stored, but multiplying by it is no learned layer."""
+    body = """
+        p = Cast<to = 1>(positions) axis = Constant<value_ints = [2]>() column = Unsqueeze(p, axis)
+        angle = MatMul(column, frequencies) turn = Cos(angle)
+        e = MatMul(x, w1) a = Mul(e, turn) b = MatMul(a, w2) c = Mul(b, turn) d = MatMul(c, w3)
+        y = MatMul(d, head)
+    """
+    weights = dict.fromkeys(("w1", "w2", "w3"), (48, 48)) | {"frequencies": (1, 48), "head": (48, 2)}
+    found = points(build("float[B, T, 48] x, int64[B, T] positions", "float[B, T, 2] y", weights, body))
+
+    assert list(found) == ["a", "c", "d"]
+    assert found["a"].side_values == ("turn",)
+
+
 def test_a_looked_up_embedding_is_no_side_value(build: Build) -> None:
     """It costs no operations, but it is what the model works on."""
     body = """
@@ -259,6 +274,17 @@ def test_channels_last(build: Build) -> None:
 
     assert found["a"].channel_axis == 3
     assert found["a"].channels == 5
+
+
+def test_other_ranks_are_refused(build: Build) -> None:
+    body = "h = Conv(x, j) r = Relu(h) i = Conv(r, k) y = ReduceMean<keepdims = 0>(i)"
+    weights = {"j": (2, 1, 1, 1, 1), "k": (2, 2, 1, 1, 1)}
+    facts = build("float[B, 1, 4, 4, 4] x", "float y", weights, body)
+
+    assert points(facts) == {}
+    assert dict(facts.get(CutPoints).refusals) == {
+        "r": "the value is neither tokens nor an image nor a vector"
+    }
 
 
 def test_one_dimensional_convolutions(build: Build) -> None:

@@ -83,6 +83,22 @@ def test_ids_that_must_be_zero(build: Build) -> None:
     assert shapes.probed
 
 
+def test_reads_symbols_by_their_place(build: Build) -> None:
+    inputs = "float[B, T] x, float[B, H, 4, W] image"
+    symbols = build(inputs, "float[B, T] y", {}, "y = Relu(x)").get(Shapes).symbols
+
+    assert symbols.batch == frozenset({"B"})
+    assert symbols.tokens == frozenset({"T"})
+    assert set(symbols.other) == {"H", "W"}
+
+
+def test_image_sides_of_any_size(build: Build) -> None:
+    shapes = build("float[B, 3, H, W] x", "float[B, 3, H, W] y", {}, "h = Relu(x) y = Neg(h)").get(Shapes)
+
+    assert shapes.at("h", 2, 1) == (2, 3, 64, 64)
+    assert not shapes.dynamic_tokens
+
+
 def test_does_not_change_the_model(build: Build) -> None:
     facts = flattened(build)
     before = [(value.name, value.shape) for node in facts.model.graph for value in node.outputs]
