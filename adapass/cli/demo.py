@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Optimize a small trained model that ships with adapass: no network, no torch, a few minutes at most."""
     del verbose
-    from adapass.cli.optimize import show_result
+    from adapass.cli.optimize import finish
     from adapass.cli.progress import shown_progress
     from adapass.driver.optimize import optimize
 
@@ -49,5 +49,4 @@ def demo(
                 output=output,
                 progress=progress,
             )
-    show_result(result, as_json=as_json, explain=False)
-    raise typer.Exit(int(result.exit_code))
+    finish(result, as_json=as_json, explain=False)

@@ -11,11 +11,24 @@ import typer
 from adapass.errors import UsageError
 
 Quiet = Annotated[
-    int, typer.Option("--quiet", "-q", count=True, help="No progress and no warnings on stderr, errors only.")
+    int,
+    typer.Option(
+        "--quiet",
+        "-q",
+        count=True,
+        show_default=False,
+        help="No progress and no warnings on stderr, errors only.",
+    ),
 ]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, help="More on stderr; twice: everything, and tracebacks."),
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="More on stderr; twice: everything, and tracebacks.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table on stdout.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
