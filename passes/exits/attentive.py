@@ -74,7 +74,7 @@ def fit_queries(
 
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
     queries = np.asarray(found.x, np.float64)[: sizes[0]].reshape(shapes[0])
-    return (queries / scale[:, None]).astype(np.float32)
+    return np.asarray(queries / scale[:, None], np.float32)
 
 
 def _token_batches(base: ir.Model, site: Site, samples: Samples, targets: Floats) -> list[TokenBatch]:
@@ -119,12 +119,13 @@ def _loss(
     slopes = [np.zeros_like(queries), np.float32(PENALTY) * weight, np.zeros_like(bias)]
     for batch in batches:
         scores = batch.tokens @ queries + batch.hidden
-        attention = softmax(scores, axis=1)
+        attention = np.asarray(softmax(scores, axis=1), np.float32)
         pooled = np.matmul(attention.transpose(0, 2, 1), batch.tokens)
         rows = pooled.reshape(len(pooled), -1)
         logits = rows @ weight + bias
         share = np.float32(1.0 / total)
-        residual = ((softmax(logits, axis=1) if exclusive else expit(logits)) - batch.targets) * share
+        said = np.asarray(softmax(logits, axis=1) if exclusive else expit(logits), np.float32)
+        residual = (said - batch.targets) * share
         loss += cross_entropy(logits, batch.targets, exclusive=exclusive) * len(rows) / total
         back = (residual @ weight.T).reshape(pooled.shape)
         towards = np.matmul(batch.tokens, back.transpose(0, 2, 1))

@@ -26,7 +26,16 @@ from adapass.passes.exits.heads import HeadKind, HeadSpec, candidates, head_feat
 from adapass.passes.exits.nodes import Builder
 from adapass.passes.exits.output_form import Activation, Task
 from adapass.passes.exits.record import ExitsRecord, HeadRecord
-from adapass.passes.exits.solvers import PENALTIES, SHRINKAGES, Fitted, Problem, best_fit, gda, logistic
+from adapass.passes.exits.solvers import (
+    PENALTIES,
+    SHRINKAGES,
+    Fitted,
+    Problem,
+    best_fit,
+    gda,
+    logistic,
+    screen,
+)
 from adapass.passes.exits.streaming import collect_rows, has_image
 
 logger = logging.getLogger(__name__)
@@ -231,9 +240,10 @@ def _fit_one(
 ) -> Winner:
     best = _best_pooled(head, features, material, options)
     for spec in _specs(head, options):
-        if spec.kind is HeadKind.ATTENTIVE and (best is None or head.wanted is HeadKind.ATTENTIVE):
+        if spec.kind is HeadKind.ATTENTIVE:
             found = _fit_attentive(base, head, spec, data, material, options)
-            best = found if best is None else _cheaper_unless_better(best, found)
+            clearly = best is None or found.fitted.cross_entropy < BETTER * best.fitted.cross_entropy
+            best = found if clearly else best
     if best is None:
         raise ModelError(f"no head fits at cut '{head.cut}'; apply insert-exits again with other features")
     return best
@@ -242,36 +252,36 @@ def _fit_one(
 def _best_pooled(
     head: HeadRecord, features: Mapping[str, Floats], material: Material, options: FitOptions
 ) -> Winner | None:
-    """Screen feature vectors in closed form, then solve the convex problem on the best of them."""
+    """Choose the features in closed form, then the kind of head on them."""
     specs = [spec for spec in _specs(head, options) if spec.kind is not HeadKind.ATTENTIVE]
-    closed = [spec for spec in specs if spec.kind is HeadKind.GDA]
-    convex = [spec for spec in specs if spec.kind is HeadKind.LINEAR]
-    best: Winner | None = None
-    for spec in closed or (convex if len(convex) > 1 else []):
-        found = _solve(HeadSpec(HeadKind.GDA, spec.features), features, material)
-        best = found if best is None else _cheaper_unless_better(best, found)
-    for spec in convex:
-        if best is not None and spec.features != best.spec.features:
-            continue
-        wide = features[spec.features].size * material.targets.shape[1] > MAX_CONVEX_WORK
-        if head.wanted is HeadKind.AUTO and wide:
-            continue
-        found = _solve(spec, features, material)
-        keep = best is None or not closed or found.fitted.cross_entropy < best.fitted.cross_entropy
-        best = found if keep else best
+    if not specs:
+        return None
+    problems = {name: Problem(rows, material.targets, material.exclusive) for name, rows in features.items()}
+    chosen = _best_features(problems, material)
+    specs = [spec for spec in specs if spec.features == chosen]
+    wide = features[chosen].size * material.targets.shape[1] > MAX_CONVEX_WORK
+    if wide and head.wanted is HeadKind.AUTO:
+        specs = [spec for spec in specs if spec.kind is HeadKind.GDA]
+    winners = [_solve(spec, problems[chosen], material) for spec in specs]
+    return min(winners, key=lambda winner: winner.fitted.cross_entropy)
+
+
+def _best_features(problems: Mapping[str, Problem], material: Material) -> str:
+    """The first (cheapest) features that no costlier ones clearly beat."""
+    names = list(problems)
+    best = names[0]
+    if len(names) == 1:
+        return best
+    losses = {name: screen(problems[name], material.held) for name in names}
+    for name in names[1:]:
+        best = name if losses[name] < BETTER * losses[best] else best
     return best
 
 
-def _solve(spec: HeadSpec, features: Mapping[str, Floats], material: Material) -> Winner:
-    problem = Problem(features[spec.features], material.targets, material.exclusive)
+def _solve(spec: HeadSpec, problem: Problem, material: Material) -> Winner:
     if spec.kind is HeadKind.GDA:
         return Winner(spec, best_fit(problem, material.held, gda, SHRINKAGES), None)
     return Winner(spec, best_fit(problem, material.held, logistic, PENALTIES), None)
-
-
-def _cheaper_unless_better(cheap: Winner, costly: Winner) -> Winner:
-    better = costly.fitted.cross_entropy < BETTER * cheap.fitted.cross_entropy
-    return costly if better else cheap
 
 
 def _fit_attentive(

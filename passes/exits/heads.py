@@ -33,7 +33,7 @@ class HeadKind(StrEnum):
     """How a head turns a cut into scores."""
 
     AUTO = "auto"
-    """Fit all that apply and keep the one that follows the original model best on held-out fit samples."""
+    """Linear or gda, whichever follows the original model better on held-out fit samples."""
     LINEAR = "linear"
     GDA = "gda"
     ATTENTIVE = "attentive"
@@ -77,8 +77,8 @@ def candidates(site: Site, kind: HeadKind, features: str, queries: int) -> tuple
     for kind_ in (HeadKind.LINEAR, HeadKind.GDA):
         if kind in (HeadKind.AUTO, kind_):
             found += [HeadSpec(kind_, offered) for offered in site.offered(features)]
-    attentive = kind in (HeadKind.AUTO, HeadKind.ATTENTIVE) and site.cut.layout is Layout.TOKENS
-    if attentive and features == "auto" and site.cut.channels is not None:
+    possible = site.cut.layout is Layout.TOKENS and site.cut.channels is not None and features == "auto"
+    if kind is HeadKind.ATTENTIVE and possible:
         found.append(HeadSpec(HeadKind.ATTENTIVE, ATTENTIVE, queries))
     return tuple(found)
 

@@ -70,13 +70,14 @@ def read_output(model: ir.Model, task: Task) -> OutputForm:
         raise Reject("the model has several outputs; an exit replaces exactly one")
     value = model.graph.outputs[0]
     classes, unit_axes = _sizes(value)
-    if value.dtype not in FLOATS:
+    dtype = value.dtype
+    if dtype is None or dtype not in FLOATS:
         raise Reject("the output is not floating point, so there is no confidence to read from it")
     ends = _last_operator(value)
     activation = Activation(ends) if ends in set(Activation) else Activation.NONE
     chosen = task if task is not Task.AUTO else _guess_task(activation, ends, classes)
     _check_task(chosen, activation, classes)
-    return OutputForm(value, chosen, activation, classes, value.dtype, unit_axes)
+    return OutputForm(value, chosen, activation, classes, dtype, unit_axes)
 
 
 def _sizes(value: ir.Value) -> tuple[int, tuple[int, ...]]:

@@ -103,7 +103,7 @@ def read_record(model: ir.Model) -> ExitsRecord:
         )
     if len(text) > MAX_RECORD_CHARACTERS:
         raise ModelError(
-            f"metadata '{EXITS_METADATA}' has {len(text)} characters, at most {MAX_RECORD_CHARACTERS} are read"
+            f"metadata '{EXITS_METADATA}' has {len(text)} characters, the limit is {MAX_RECORD_CHARACTERS}"
         )
     try:
         record = ExitsRecord.model_validate_json(text)
@@ -111,7 +111,7 @@ def read_record(model: ir.Model) -> ExitsRecord:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise ModelError(
-            f"metadata '{EXITS_METADATA}' is damaged at '{where}': {problem['msg']}; apply insert-exits again"
+            f"metadata '{EXITS_METADATA}' is damaged at '{where}': {problem['msg']}; insert the exits again"
         ) from error
     if not len(record.cuts) == len(record.thresholds) == len(record.heads):
         raise ModelError(

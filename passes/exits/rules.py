@@ -47,7 +47,7 @@ class Verdict:
 
 
 def confidence(build: Builder, rule: Rule, task: Task, logits: ir.Value, classes: int) -> ir.Value:
-    """Confidence of one exit from its logits float32 ``[B, C]``, for the rules that look at one exit alone."""
+    """Confidence of one exit from its logits ``[B, C]``, for the rules that look at one exit alone."""
     if task is Task.MULTI_LABEL:
         return _LABELWISE[rule](build, build.op("Sigmoid", logits), classes)
     return _EXCLUSIVE[rule](build, build.op("Softmax", logits, axis=1), classes)
@@ -56,11 +56,11 @@ def confidence(build: Builder, rule: Rule, task: Task, logits: ir.Value, classes
 def patience(build: Builder, task: Task, logits: ir.Value, before: Verdict | None) -> Verdict:
     """The verdict of one exit, given that of the exit before it."""
     single = task is Task.CLASSIFICATION
-    zero = build.constant(np.float32(0.0))
-    if single:
-        decision = build.op("ArgMax", logits, axis=1, keepdims=0)
-    else:
-        decision = build.op("Greater", logits, zero)
+    decision = (
+        build.op("ArgMax", logits, axis=1, keepdims=0)
+        if single
+        else build.op("Greater", logits, build.constant(np.float32(0.0)))
+    )
     if before is None:
         score = build.reduce("ReduceMax", logits, (1,))
         return Verdict(decision, build.op("Cast", build.op("Less", score, score), to=int(ir.DataType.FLOAT)))

@@ -62,7 +62,7 @@ def _image_size(model: ir.Model, cut: CutPoint) -> tuple[int | None, int | None]
 
 
 def _spread(cuts: Sequence[CutPoint], limit: int) -> list[CutPoint]:
-    """At most ``limit`` cuts, those nearest to evenly spaced depths; ends of blocks win over their insides."""
+    """At most ``limit`` cuts, near evenly spaced depths; ends of blocks win over their insides."""
     if len(cuts) <= limit:
         return list(cuts)
     left = list(cuts)

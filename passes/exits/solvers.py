@@ -22,6 +22,7 @@ PENALTIES = (1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
 """Strengths of the L2 penalty that are tried, strongest first (each starts from the one before)."""
 SHRINKAGES = (0.5, 0.1, 0.02)
 """Shares of the mean variance mixed into the covariance of ``gda``, strongest first."""
+SCREENING = 0.1
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.1, 10.0, 121))
 MAX_ITERATIONS = 150
 MIN_ITERATIONS = 20
@@ -95,6 +96,11 @@ def best_fit(
     return Fitted(solver(problem, strength, head).scaled(temperature), loss, wrong, strength)
 
 
+def screen(problem: Problem, held: npt.NDArray[np.bool_]) -> float:
+    """Held-out cross-entropy of the closed-form head: enough to compare features."""
+    return _calibrated(gda(problem.rows(~held), SCREENING, None), problem.rows(held))[1]
+
+
 def cross_entropy(logits: Floats, targets: Floats, *, exclusive: bool) -> float:
     """Mean over samples, in nats; for independent labels the sum over the labels."""
     scores = logits.astype(np.float64)
@@ -111,7 +117,7 @@ def disagreement(logits: Floats, targets: Floats, *, exclusive: bool) -> float:
 
 
 def logistic(problem: Problem, penalty: float, start: Affine | None) -> Affine:
-    """Logistic regression on soft targets with the penalty ``penalty / 2 * |weight|^2`` on standardised features."""
+    """Logistic regression on soft targets; ``penalty / 2 * |weight|^2`` is for standardised features."""
     center, scale = _standard(problem.features)
     x = (problem.features - center) / scale
     shape = (x.shape[1], problem.targets.shape[1])
@@ -131,11 +137,11 @@ def logistic(problem: Problem, penalty: float, start: Affine | None) -> Affine:
 
 
 def gda(problem: Problem, shrinkage: float, start: Affine | None) -> Affine:
-    """Linear discriminants of Gaussians that share one covariance, shrunk towards a multiple of the identity."""
+    """Discriminants of Gaussians that share a covariance, shrunk towards a multiple of the identity."""
     del start
     center, scale = _standard(problem.features)
-    x = ((problem.features - center) / scale).astype(np.float64)
-    targets = problem.targets.astype(np.float64)
+    x = (problem.features - center) / scale
+    targets = problem.targets
     if problem.exclusive:
         weight, bias = _class_discriminants(x, targets, shrinkage)
     else:
@@ -175,20 +181,25 @@ def _logistic_loss(
     return loss, np.concatenate([slope.ravel(), residual.sum(axis=0)]).astype(np.float64)
 
 
-def _class_discriminants(x: Doubles, targets: Doubles, shrinkage: float) -> tuple[Doubles, Doubles]:
-    prior = targets.sum(axis=0) + FLOOR
-    means = (targets.T @ x) / prior[:, None]
+def _class_discriminants(x: Floats, targets: Floats, shrinkage: float) -> tuple[Doubles, Doubles]:
+    prior = targets.sum(axis=0, dtype=np.float64) + FLOOR
+    means = (targets.T @ x).astype(np.float64) / prior[:, None]
     share = prior / prior.sum()
-    within = (x * targets.sum(axis=1)[:, None]).T @ x / len(x) - (means * share[:, None]).T @ means
+    within = _second_moment(x) - (means * share[:, None]).T @ means
     weight = _solve(within, shrinkage, means.T)
     return weight, np.log(share) - 0.5 * (means * weight.T).sum(axis=1)
 
 
-def _label_discriminants(x: Doubles, targets: Doubles, shrinkage: float) -> tuple[Doubles, Doubles]:
-    yes, no = targets.sum(axis=0) + FLOOR, (1.0 - targets).sum(axis=0) + FLOOR
-    present, absent = (targets.T @ x) / yes[:, None], ((1.0 - targets).T @ x) / no[:, None]
-    weight = _solve(x.T @ x / len(x), shrinkage, (present - absent).T)
-    return weight, np.log(yes / no) - 0.5 * ((present + absent) * weight.T).sum(axis=1)
+def _label_discriminants(x: Floats, targets: Floats, shrinkage: float) -> tuple[Doubles, Doubles]:
+    absent = np.float32(1.0) - targets
+    yes, no = (t.sum(axis=0, dtype=np.float64) + FLOOR for t in (targets, absent))
+    with_label, without = (targets.T @ x) / yes[:, None], (absent.T @ x) / no[:, None]
+    weight = _solve(_second_moment(x), shrinkage, (with_label - without).T)
+    return weight, np.log(yes / no) - 0.5 * ((with_label + without) * weight.T).sum(axis=1)
+
+
+def _second_moment(x: Floats) -> Doubles:
+    return (x.T @ x).astype(np.float64) / len(x)
 
 
 def _solve(covariance: Doubles, shrinkage: float, right: Doubles) -> Doubles:
