@@ -174,3 +174,20 @@ def test_finds_and_removes_what_is_shared() -> None:
     assert values(without(evaluation, fit)) == [2, 4]
     assert overlap(without(evaluation, fit), fit) == 0
     assert len(without(fit, fit)) == 0
+
+
+def test_every_sample_has_a_part_when_the_shares_round_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times 0.1 is a little less than 1 in doubles; the largest place there is still belongs somewhere."""
+    shares = {name: 0.1 for name in "abcdefghij"}
+    assert sum(shares.values()) < 1
+    places = iter([k / 10 + 0.05 for k in range(9)] + [1 - 2**-53])
+
+    def place(digest: bytes, seed: int) -> float:
+        del digest, seed
+        return next(places)
+
+    monkeypatch.setattr("adapass.data.split._uniform", place)
+
+    parts = split_by_hash(dataset([float(k) for k in range(10)]), shares, seed=0)
+
+    assert [len(part) for part in parts.values()] == [1] * 10
