@@ -177,8 +177,8 @@ def test_finds_and_removes_what_is_shared() -> None:
 
 
 def test_every_sample_has_a_part_when_the_shares_round_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times 0.1 is a little less than 1 in doubles; the largest place there is still belongs somewhere."""
-    shares = {name: 0.1 for name in "abcdefghij"}
+    """Ten times 0.1 is a little less than 1 in doubles; the largest place still belongs somewhere."""
+    shares = dict.fromkeys("abcdefghij", 0.1)
     assert sum(shares.values()) < 1
     places = iter([k / 10 + 0.05 for k in range(9)] + [1 - 2**-53])
 
