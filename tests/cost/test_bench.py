@@ -149,6 +149,7 @@ class TestFeeds:
 
     def test_at_least_one_batch_is_made(self) -> None:
         assert len(batched_feeds(Numbers(10), 8, 2)) == 1
+        assert len(batched_feeds(Numbers(4), 4, 512)) == 1
 
     def test_too_little_data_is_refused(self) -> None:
         with pytest.raises(DataError, match="has 3 samples, expected at least 4"):
