@@ -24,10 +24,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from adapass.graph.edit import insert_after, insert_before, new_initializer, replace_uses
+from adapass.graph.edit import apply_replacement, insert_after, insert_before, new_initializer, replace_uses
 from adapass.passes.quantize.chains import find_chains
 from adapass.passes.quantize.sites import Site
 from adapass.passes.quantize.weights import QuantizedWeight
+from adapass.rewrite import Replacement
 
 MARK = "adapass.quantize"
 """Metadata key on nodes that ``fit`` has to finish; removed there."""
@@ -132,8 +133,7 @@ def lay_out_dynamic(graph: ir.Graph, sites: Sequence[tuple[Site, QuantizedWeight
         if value not in measured:
             measured[value] = _measure(graph, value)
         nodes = _integer_product(graph, site, weight, measured[value])
-        insert_before(site.node, nodes)
-        replace_uses(site.node.outputs[0], nodes[-1].outputs[0])
+        apply_replacement(site.node, Replacement(nodes, nodes[-1].outputs))
 
 
 def _measure(graph: ir.Graph, value: ir.Value) -> ir.Node:

@@ -19,12 +19,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from adapass.budgeted import BudgetedPass, Choice, Proposal, Refusal, Samples
+from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
 from adapass.passes.quantize.fitting import fit_scales, pending
 from adapass.passes.quantize.layout import lay_out_dynamic, lay_out_static
+from adapass.passes.quantize.local_check import check_locally
 from adapass.passes.quantize.ranges import RangeMethod
 from adapass.passes.quantize.sites import Limits, Site, find_sites
 from adapass.passes.quantize.weights import QuantizedWeight, quantize_weight
@@ -137,6 +138,32 @@ class Quantize8bit(BudgetedPass):
         fit_scales(
             model, data, method=self.ranges, percentile=self.percentile, samples=self.calibration_samples
         )
+
+    def damages(
+        self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
+    ) -> Mapping[str, float]:
+        """Relative output distortion of each choice alone, by its key; one session serves all sites."""
+        from adapass.passes.quantize.sensitivity import sensitivity
+
+        found: dict[str, float] = {}
+        for setting in Setting:
+            keys = {choice.key: (choice.site,) for choice in choices if choice.setting == setting}
+            if not keys:
+                continue
+            measured = sensitivity(
+                model, facts, samples, keys, options=self, setting=setting, count=len(samples)
+            )
+            found.update((key, result.distortion) for key, result in measured.items())
+        return found
+
+    def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
+        """Compare ``after`` (applied and fitted) with ``before`` value by value, see ``local_check``.
+
+        Raises:
+            VerificationError: naming the first value that differs by more than 8 bits explain.
+
+        """
+        check_locally(before, after, feeds, looseness=1.0 if self.per_channel else 2.0)
 
     def sites(self, model: ir.Model) -> tuple[Site, ...]:
         """The sites of ``model`` in execution order."""

@@ -1,0 +1,107 @@
+"""Small models and data for the tests of 8-bit quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import pytest
+
+from adapass.budgeted import Array, Feeds
+from adapass.graph.text import parse
+
+
+@dataclass(frozen=True)
+class ArraySamples:
+    """Rows of arrays as samples."""
+
+    arrays: Mapping[str, Array]
+    labels: Array | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def feeds(self, index: int) -> Feeds:
+        return self.batch([index])
+
+    def batch(self, indices: Sequence[int]) -> Feeds:
+        return {name: array[list(indices)] for name, array in self.arrays.items()}
+
+
+def literal(array: npt.NDArray[np.float32]) -> str:
+    """An array as the value of an initializer in ONNX text."""
+    numbers = ", ".join(repr(float(x)) for x in array.ravel())
+    return "{" + numbers + "}"
+
+
+def weight(seed: int, *shape: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
+
+
+@pytest.fixture
+def mlp() -> ir.Model:
+    """Two products with different biases, any batch and length: [N, L, 16] -> [N, L, 8]."""
+    return parse(
+        f"""
+        {HEADER}
+        mlp (float[N, L, 16] x) => (float[N, L, 8] y)
+        <float[16, 24] w1 = {literal(weight(1, 16, 24))}, float[24] b1 = {literal(weight(2, 24))},
+         float[24, 8] w2 = {literal(weight(3, 24, 8))}, float[8] b2 = {literal(weight(4, 8))}>
+        {{
+            p1 = MatMul(x, w1)
+            s1 = Add(p1, b1)
+            h = Gelu(s1)
+            p2 = MatMul(h, w2)
+            y = Add(p2, b2)
+        }}
+        """
+    )
+
+
+@pytest.fixture
+def residual_net() -> ir.Model:
+    """Three convolutions, one around a residual, a downsampling shortcut, pooling and a Gemm."""
+    return parse(
+        f"""
+        {HEADER}
+        net (float[N, 3, 8, 8] image) => (float[N, 10] logits)
+        <float[16, 3, 3, 3] w1 = {literal(weight(1, 16, 3, 3, 3))}, float[16] b1 = {literal(weight(2, 16))},
+         float[16, 16, 3, 3] w2 = {literal(weight(3, 16, 16, 3, 3) / 8)}, float[16] b2 = {literal(weight(4, 16))},
+         float[16, 16, 3, 3] w3 = {literal(weight(5, 16, 16, 3, 3) / 8)},
+         float[10, 16] w4 = {literal(weight(6, 10, 16))}, float[10] b4 = {literal(weight(7, 10))}>
+        {{
+            c1 = Conv<pads = [1, 1, 1, 1]>(image, w1, b1)
+            r1 = Relu(c1)
+            c2 = Conv<pads = [1, 1, 1, 1]>(r1, w2, b2)
+            a2 = Add(r1, c2)
+            r2 = Relu(a2)
+            m2 = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r2)
+            c3 = Conv<pads = [1, 1, 1, 1]>(m2, w3)
+            r3 = Relu(c3)
+            g = GlobalAveragePool(r3)
+            f = Flatten(g)
+            logits = Gemm<transB = 1, alpha = 0.5, beta = 2.0>(f, w4, b4)
+        }}
+        """
+    )
+
+
+@pytest.fixture
+def rows() -> ArraySamples:
+    return ArraySamples({"x": weight(10, 40, 5, 16)})
+
+
+@pytest.fixture
+def images() -> ArraySamples:
+    return ArraySamples({"image": weight(11, 40, 3, 8, 8)})
+
+
+@pytest.fixture
+def make_samples() -> Callable[[Mapping[str, Array]], ArraySamples]:
+    return ArraySamples
