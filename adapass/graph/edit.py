@@ -170,18 +170,16 @@ def remove_dead_nodes(model: ir.Model) -> int:
 
 def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Store ``array`` in ``graph`` under a fresh name. The graph of a function cannot store arrays."""
-    value = new_constant(graph, name, array)
+    value = new_constant(fresh_name(graph, name), array)
     graph.register_initializer(value)
     return value
 
 
-def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+def new_constant(name: str, array: Array) -> ir.Value:
     """An initializer for ``Replacement.initializers``, not stored yet; its name is made unique then."""
-    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array)
-    fresh = fresh_name(graph, name)
-    tensor.name = fresh
+    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=name)
     return ir.Value(
-        name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
 
 
@@ -259,7 +257,8 @@ def _register(graph: ir.Graph, value: ir.Value, *, before: ir.Node) -> None:
     if not cast("dict[str, object]", graph.meta).get(_IS_FUNCTION):
         graph.register_initializer(value)
         return
-    constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], num_outputs=1)
+    stored = [ir.AttrTensor("value", value.const_value)]
+    constant = ir.Node("", "Constant", [], stored, num_outputs=1, name="")
     constant.outputs[0].name = value.name
     tensor, value.const_value = value.const_value, None
     constant.outputs[0].shape, constant.outputs[0].type = value.shape, ir.TensorType(tensor.dtype)
@@ -281,15 +280,11 @@ def _take_identity(old: ir.Value, new: ir.Value) -> None:
 
 def _carry_by_identity(old: ir.Value, new: ir.Value) -> None:
     graph = _owner(old)
-    carrier = ir.Node("", "Identity", [new], num_outputs=1)
+    carrier = ir.Node("", "Identity", [new], num_outputs=1, name="")
     result = carrier.outputs[0]
     result.name, result.type, result.shape = old.name, old.type, old.shape
-    producer = old.producer()
     old.name = fresh_name(graph, f"{old.name}_replaced")
-    if producer is None:
-        graph.append(carrier)
-    else:
-        graph.insert_after(producer, carrier)
+    graph.append(carrier)
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = result

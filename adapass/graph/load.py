@@ -9,6 +9,7 @@ stale ones behind and every later step trusts them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -56,10 +57,11 @@ def from_proto(proto: onnx.ModelProto, *, folder: Path | None = None, origin: st
     if not proto.HasField("graph"):
         raise ModelError(f"{origin} holds no graph; it is not an ONNX model (or the file is truncated)")
     _refuse_sparse(proto.graph, origin)
+    _refuse_odd_ranges(proto, origin)
     try:
         model = ir.from_proto(proto)
     except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{origin} is not valid ONNX: {error}; export it again") from error
+        raise ModelError(f"{origin} is not valid ONNX: {_cause(error)}; export it again") from error
     _contain_tensors(model, folder, origin)
     _check_sizes(model, origin)
     replace_external_attributes(model)
@@ -74,6 +76,13 @@ def normalize(model: ir.Model) -> ir.Model:
         model.ir_version = OLDEST_IR_VERSION
     infer_shapes(model)
     return model
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost error: the outer ones only say which part was being read."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _bounded_bytes(file: Path) -> bytes:
@@ -108,6 +117,28 @@ def _refuse_sparse(graph: onnx.GraphProto, origin: str) -> None:
         )
 
 
+def _refuse_odd_ranges(proto: onnx.ModelProto, origin: str) -> None:
+    """The offset and length of external data are plain numbers; libraries below trip over others."""
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    for tensor in [*proto.graph.initializer, *_tensors_below(nodes)]:
+        for entry in tensor.external_data:
+            if entry.key in {"offset", "length"} and not entry.value.isdecimal():
+                raise ModelError(
+                    f"{origin}: external data of tensor '{tensor.name}' has {entry.key} '{entry.value}', "
+                    "which is not a number of bytes; export the model again"
+                )
+
+
+def _tensors_below(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from ([attribute.t] if attribute.HasField("t") else [])
+            yield from attribute.tensors
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graph.initializer
+                yield from _tensors_below(graph.node)
+
+
 def _contain_tensors(model: ir.Model, folder: Path | None, origin: str) -> None:
     for tensor in tensors_everywhere(model):
         if isinstance(tensor, ir.ExternalTensor):
@@ -134,8 +165,6 @@ def _contain(tensor: ir.ExternalTensor, folder: Path | None, origin: str) -> Non
 
 def _check_range(tensor: ir.ExternalTensor, file_bytes: int, at_fault: str) -> None:
     offset, length = tensor.offset or 0, tensor.length
-    if offset < 0 or (length is not None and length < 0):
-        raise ModelError(f"{at_fault} has a negative range (offset {offset}, length {length})")
     needed = tensor.nbytes
     if length is not None and length != needed:
         raise ModelError(

@@ -48,7 +48,7 @@ class FoldBatchNorm(Rewrite):
             shifted = (bias * factor + shift).astype(weight.dtype)
         if not (np.isfinite(scaled).all() and np.isfinite(shifted).all()):
             raise Reject("the folded weight is not finite")
-        return _rebuild(root, linear, scaled, shifted)
+        return _rebuild(linear, scaled, shifted)
 
 
 def _linear(root: ir.Node) -> ir.Node:
@@ -103,15 +103,10 @@ def _along_outputs(linear: ir.Node, weight: npt.NDArray[np.generic], factor: Flo
     return factor.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
 
 
-def _rebuild(
-    root: ir.Node, linear: ir.Node, weight: npt.NDArray[np.generic], bias: npt.NDArray[np.generic]
-) -> Replacement:
-    graph = root.graph
-    if graph is None:
-        raise Reject("the node is in no graph")
+def _rebuild(linear: ir.Node, weight: npt.NDArray[np.generic], bias: npt.NDArray[np.generic]) -> Replacement:
     base = linear.outputs[0].name or "folded"
-    new_weight = new_constant(graph, f"{base}_weight", weight)
-    new_bias = new_constant(graph, f"{base}_bias", bias)
+    new_weight = new_constant(f"{base}_weight", weight)
+    new_bias = new_constant(f"{base}_bias", bias)
     stored = [new_weight, new_bias]
     if linear.op_type == "MatMul":
         product = ir.Node("", "MatMul", [linear.inputs[0], new_weight], num_outputs=1)

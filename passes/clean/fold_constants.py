@@ -27,7 +27,7 @@ from adapass.errors import VerificationError
 from adapass.execution import Array, Session
 from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
-from adapass.graph.edit import mark_roots, new_constant, remove_dead_nodes
+from adapass.graph.edit import mark_roots, new_initializer, remove_dead_nodes
 from adapass.graph.elements import elements
 from adapass.graph.shapes import infer_shapes
 from adapass.graph.tensors import subgraphs_of
@@ -186,9 +186,7 @@ def _store(value: ir.Value, array: Array) -> None:
     if node is None or node.graph is None:
         raise ValueError(f"'{value.name}' is not computed by a node any more")
     name, value.name = value.name, None
-    constant = new_constant(node.graph, name or "folded", array)
-    node.graph.register_initializer(constant)
-    value.replace_all_uses_with(constant)
+    value.replace_all_uses_with(new_initializer(node.graph, name or "folded", array))
 
 
 class _Calculator:

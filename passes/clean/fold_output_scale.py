@@ -56,7 +56,7 @@ class FoldOutputScale(Rewrite):
         if weight is None or weight.size > self.max_weight_elements:
             raise Reject("the weight is above max_weight_elements")
         factor = 1.0 / scale if root.op_type == "Div" else scale
-        return _rebuild(root, linear, factor)
+        return _rebuild(linear, factor)
 
 
 def _operands(root: ir.Node) -> tuple[ir.Value, Floats]:
@@ -73,10 +73,7 @@ def _operands(root: ir.Node) -> tuple[ir.Value, Floats]:
     return right, constant.astype(np.float64)
 
 
-def _rebuild(root: ir.Node, linear: ir.Node, factor: Floats) -> Replacement:
-    graph = root.graph
-    if graph is None:
-        raise Reject("the node is in no graph")
+def _rebuild(linear: ir.Node, factor: Floats) -> Replacement:
     weight, *bias = [constant_array(value) for value in linear.inputs[1:] if value is not None]
     if weight is None:
         raise Reject("the weight or the bias is not constant")
@@ -85,8 +82,7 @@ def _rebuild(root: ir.Node, linear: ir.Node, factor: Floats) -> Replacement:
     scaled += [_scaled(array, per_output.reshape(-1)) for array in bias if array is not None]
     base = linear.outputs[0].name or "scaled"
     constants = [
-        new_constant(graph, f"{base}_{part}", array)
-        for part, array in zip(("weight", "bias"), scaled, strict=False)
+        new_constant(f"{base}_{part}", array) for part, array in zip(("weight", "bias"), scaled, strict=False)
     ]
     inputs = [linear.inputs[0], *constants]
     node = ir.Node("", linear.op_type, inputs, list(linear.attributes.values()), num_outputs=1)

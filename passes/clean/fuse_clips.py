@@ -84,8 +84,8 @@ def _scalar(value: ir.Value | None) -> float:
 
 
 def _write(root: ir.Node, source: ir.Value, low: float, high: float) -> Replacement:
-    graph, dtype = root.graph, source.dtype
-    if graph is None or dtype is None:
+    dtype = source.dtype
+    if dtype is None:
         raise Reject("a bound is not one constant number")
     if low == 0.0 and high == np.inf:
         relu = ir.Node("", "Relu", [source], num_outputs=1)
@@ -94,7 +94,7 @@ def _write(root: ir.Node, source: ir.Value, low: float, high: float) -> Replacem
 
     def stored(bound: float, suffix: str) -> ir.Value | None:
         array: Array = np.array(bound, dtype.numpy())
-        return None if np.isinf(bound) else new_constant(graph, f"{name}_{suffix}", array)
+        return None if np.isinf(bound) else new_constant(f"{name}_{suffix}", array)
 
     bounds = [stored(low, "low"), stored(high, "high")]
     clip = ir.Node("", "Clip", [source, *bounds], num_outputs=1)

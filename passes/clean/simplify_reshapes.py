@@ -85,7 +85,7 @@ def _positive(counts: Counter[str]) -> MappingProxyType[str, int]:
 
 def _simplified(root: ir.Node) -> Replacement:
     data, target = root.inputs[0], root.inputs[1]
-    if data is None or data.shape is None or root.graph is None:
+    if data is None or data.shape is None:
         raise Reject("the rank of the input is unknown")
     wanted = elements(target)
     if wanted is None:
@@ -97,7 +97,7 @@ def _simplified(root: ir.Node) -> Replacement:
     settled = _settle(dims, wanted)
     if settled == wanted and (not keeps_zero or 0 not in settled):
         raise Reject(SETTLED)
-    constant = new_constant(root.graph, f"{root.outputs[0].name}_target", np.array(settled, np.int64))
+    constant = new_constant(f"{root.outputs[0].name}_target", np.array(settled, np.int64))
     node = ir.Node("", "Reshape", [data, constant], num_outputs=1)
     return Replacement(nodes=[node], outputs=node.outputs, initializers=[constant])
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from adapass.facts import FactCache
+from adapass.graph.text import parse
 from adapass.passes.clean.remove_dead_code import RemoveDeadCode
 
 LIVE = "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"
@@ -26,24 +28,15 @@ def test_removes_what_nobody_reads(text: str, fires: Any) -> None:
     fires(RemoveDeadCode(), text, LIVE)
 
 
-def test_removes_functions_nobody_calls(fires: Any) -> None:
+def test_removes_functions_nobody_calls() -> None:
     header = '<ir_version: 10, opset_import: ["" : 20, "f" : 1]>'
     function = '<domain: "f", opset_import: ["" : 20]> twice (a) => (b) { b = Add(a, a) }'
-    model = f"{header} {LIVE} {function}"
+    model = parse(f"{header} {LIVE} {function}")
 
-    result = _only_result(model)
+    result = RemoveDeadCode().run(model, FactCache(model))
 
     assert result.sites == ("f.twice", "opset f")
-
-
-def _only_result(text: str) -> Any:
-    from adapass.facts import FactCache
-    from adapass.graph.text import parse
-
-    model = parse(text)
-    result = RemoveDeadCode().run(model, FactCache(model))
     assert not model.functions
-    return result
 
 
 def test_looks_into_branches(fires: Any) -> None:
