@@ -15,8 +15,9 @@ sample (checked by ``adapass.lowering.rows``; anything else is refused), and wha
 batch size alone is computed again from the rows that are left. Order is kept because results go back
 to the places they came from. A batch of size 0 never enters a branch.
 
-Weights used in one branch only become initializers of that branch: ONNX Runtime packs and fuses
-them there as it does in the main graph. Small constants used at several depths are copied.
+Weights become initializers of the outermost branch that reads them. ONNX Runtime fuses in branches
+what it fuses in the main graph, float and 8-bit (1.31, looked at in the optimised models), as long as
+shapes in a branch have symbols: see ``Relabel``.
 """
 
 from __future__ import annotations
@@ -29,9 +30,6 @@ from adapass.errors import ModelError
 from adapass.lowering.exits import Parts, find_parts, has_exits, prepare, reads, standard_only
 from adapass.lowering.rows import Relabel, Rows, classify, is_fixed_at_one
 from adapass.lowering.scope import Names, Scope
-
-MAX_COPIED_ELEMENTS = 64
-"""Constants up to this size are copied into every branch that reads them: fusions look for them there."""
 
 
 def lower_to_if(model: ir.Model) -> ir.Model:
@@ -63,17 +61,10 @@ class _Branch(Scope):
         self._flat: ir.Value | None = None
 
     def see(self, value: ir.Value) -> ir.Value:
-        if self.outer is None or (self.relabel is None and not value.is_initializer()):
-            return value
-        return super().see(value)
+        return value if self.outer is None or self.relabel is None else super().see(value)
 
     def fixed(self, value: ir.Value) -> ir.Value:
-        tensor = value.const_value
-        if tensor is None or not value.is_initializer() or value.is_graph_input():
-            return value
-        if tensor.size > MAX_COPIED_ELEMENTS:
-            return value
-        return self.new_constant(f"{value.name}_{self.index}", tensor.numpy())
+        return value
 
     def carry(self, value: ir.Value, axis: int) -> ir.Value:
         assert self.outer is not None
@@ -206,7 +197,7 @@ class _Branches:
         return ir.Graph([], outputs, nodes=inner.nodes(), initializers=inner.constants, name=name)
 
     def _bring_weights_home(self) -> None:
-        """Give every large weight to the outermost scope that reads it."""
+        """Give every weight to the outermost scope that reads it."""
         home: dict[ir.Value, _Branch] = {}
         for scope in self.scopes:
             for node in scope.nodes():

@@ -23,6 +23,9 @@ from adapass.lowering.mixing import mixes_samples
 
 _COUNTS_ROWS = frozenset({"Range", "NonZero", "EyeLike", "CumSum"})
 _LOOKS_UP = frozenset({"Gather", "GatherND", "GatherElements"})
+_OWN_SCALE = "DynamicQuantizeLinear"
+"""Takes one scale from whoever is in the batch. Integers that were made with a scale keep it when samples
+leave; made later, they get the scale of who is left, which serves them as well."""
 _SHAPE_OF = frozenset({"Shape", "Size"})
 
 
@@ -102,7 +105,7 @@ class _Classifier:
                 continue
             if mixes_samples(node, self._dependent, opset):
                 self._rows.mixing.add(node)
-            for value in node.outputs:
+            for value in node.outputs[:1] if node.op_type == _OWN_SCALE else node.outputs:
                 self._settle(value, trace)
         return self._rows
 

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from adapass.artifact.external import external_files
 from adapass.codegen.onnxruntime import session
 from adapass.codegen.onnxruntime.feeds import FeedCheck
 from adapass.codegen.onnxruntime.plan import (
@@ -161,4 +162,5 @@ def _write_stages(model: ir.Model, folder: Path, plan: Plan) -> Plan:
 
 def _open(file: Path, plan: Plan, threads: int) -> session.OrtSession:
     own = threads if plan.threads is None else min(threads, plan.threads)
-    return session.open_session(own_file(file), threads=own, spin=plan.spin, gpu=plan.gpu)
+    external_files(own_file(file))  # refuses weights outside the folder before ONNX Runtime opens them
+    return session.open_session(file, threads=own, spin=plan.spin, gpu=plan.gpu)

@@ -18,6 +18,7 @@ from adapass.execution import Session
 from adapass.generator import Generator
 from adapass.graph.check import check_structure
 from adapass.graph.load import load_model
+from adapass.graph.save import to_bytes
 from adapass.ops import EXIT_SELECT, EXIT_THRESHOLDS, add_function
 from adapass.registry import generator
 from adapass.target import Target, load_target
@@ -61,6 +62,22 @@ def plain() -> ir.Model:
 def exiting() -> ir.Model:
     model = ir.from_onnx_text(EXITING)
     add_function(model, EXIT_SELECT)
+    return model
+
+
+def strange() -> ir.Model:
+    return ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20, "strange" : 1]>\n'
+        "g (float[B] x) => (float[B] y) { z = strange.Thing(x) y = Abs(z) }"
+    )
+
+
+def wide() -> ir.Model:
+    """The plain model with a weight of 32 kB."""
+    model = plain()
+    weight = model.graph.initializers["w"]
+    weight.const_value = ir.tensor(np.zeros((4, 2000), np.float32), name="w")
+    weight.shape, model.graph.outputs[0].shape = ir.Shape([4, 2000]), ir.Shape(["B", 2000])
     return model
 
 
@@ -316,7 +333,29 @@ def test_a_model_file_that_is_no_model_is_refused(backend: Generator, built: Cal
     folder = built(plain())
     (folder / "model.onnx").write_bytes(b"nonsense")
 
-    with pytest.raises(ModelError, match="ONNX Runtime does not take the model"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx is not a readable ONNX file"):
+        backend.load(folder, threads=1)
+
+
+def test_a_model_that_onnx_runtime_refuses_says_why(backend: Generator, built: Callable[..., Path]) -> None:
+    folder = built(plain())
+    (folder / "model.onnx").write_bytes(to_bytes(strange()))
+
+    with pytest.raises(ModelError, match=r"ONNX Runtime does not take the model: .*strange"):
+        backend.load(folder, threads=1)
+
+
+def test_weights_in_a_second_file_stay_inside_the_folder(
+    backend: Generator, built: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapass.graph.save.EMBEDDED_BYTES", 16)
+    folder = built(wide())
+    data = folder / "model.onnx.data"
+    assert backend.load(folder, threads=1).run({"x": X}).outputs["y"].shape == (3, 2000)
+    data.rename(tmp_path / "secret")
+    data.symlink_to(tmp_path / "secret")
+
+    with pytest.raises(ArtifactError, match="is a link out of the folder"):
         backend.load(folder, threads=1)
 
 
@@ -326,22 +365,16 @@ def test_supports_what_onnx_runtime_runs(backend: Generator, cpu: Target) -> Non
 
 
 def test_names_the_operator_it_does_not_know(backend: Generator, cpu: Target) -> None:
-    model = ir.from_onnx_text(
-        '<ir_version: 10, opset_import: ["" : 20, "strange" : 1]>\n'
-        "g (float[B] x) => (float[B] y) { z = strange.Thing(x) y = Abs(z) }"
+    assert backend.supports(strange(), cpu).reasons == (
+        "onnxruntime has no kernel for operator strange.Thing",
     )
-
-    assert backend.supports(model, cpu).reasons == ("onnxruntime has no kernel for operator strange.Thing",)
 
 
 def test_asks_without_copying_large_weights(
     backend: Generator, cpu: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = plain()
-    large = ir.tensor(np.zeros((4, 2000), np.float32), name="w")
-    weight = model.graph.initializers["w"]
-    weight.const_value, weight.shape = large, ir.Shape([4, 2000])
-    model.graph.outputs[0].shape = ir.Shape(["B", 2000])
+    model = wide()
+    large = model.graph.initializers["w"].const_value
     sizes: list[int] = []
 
     def note(data: bytes, **options: object) -> None:
@@ -353,7 +386,7 @@ def test_asks_without_copying_large_weights(
     assert backend.supports(model, cpu).ok
     assert sizes
     assert sizes[0] < 1000
-    assert weight.const_value is large
+    assert model.graph.initializers["w"].const_value is large
 
 
 def test_a_gpu_target_is_built_without_a_gpu(backend: Generator, gpu: Target, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ class Draft:
     def weight(self, name: str, *shape: int) -> None:
         self.weights[name] = (self._rng.standard_normal(shape) * 0.5).astype(np.float32)
 
+    def integers(self, *shape: int) -> Array:
+        return self._rng.integers(-99, 99, shape).astype(np.int8)
+
     def block(self, k: int) -> None:
         """X + W gelu(V x + b)"""
         self.weight(f"v_{k}", WIDTH, 4 * WIDTH)
@@ -331,6 +334,46 @@ def shared(exits: int) -> ir.Model:
     return _closed(draft, exits)
 
 
+def quantized(exits: int) -> ir.Model:
+    """Integers made before the exits with one scale for the batch cross them, and so does the scale."""
+    draft = Draft(f"float[B, {WIDTH}] x")
+    draft.weights["w8"] = draft.integers(WIDTH, WIDTH)
+    draft.body += """
+    q, scale, zero_point = DynamicQuantizeLinear(x)
+    steps = Cast<to = 1>(q)
+    restored = Mul(steps, scale)
+    """
+    draft.state = "restored"
+    for k in range(exits):
+        draft.block(k)
+        draft.head(k, draft.state)
+        draft.body += f"logits_taken_{k} = Identity(head_{k})\n"
+    draft.body += """
+    sums = MatMulInteger(q, w8, zero_point)
+    floats = Cast<to = 1>(sums)
+    scaled = Mul(floats, scale)
+    """
+    draft.state = "scaled"
+    return _last_block(draft, exits)
+
+
+def fold_crosses(exits: int) -> ir.Model:
+    """Refused: the state crosses with the batch folded into the tokens, behind a product."""
+    draft = Draft(f"float[B, T, {WIDTH}] x", body="unfold = Shape(x)\nflat = Reshape(x, flat_shape)\n")
+    draft.weights["flat_shape"] = np.array([-1, WIDTH], np.int64)
+    draft.state = "flat"
+    for k in range(exits + 1):
+        draft.block(k)
+        draft.body += f"y_{k} = Reshape({draft.state}, unfold)\n"
+        draft.body += f"pooled_{k} = ReduceMean<keepdims = 0>(y_{k}, one)\n"
+        if k < exits:
+            draft.head(k, f"pooled_{k}")
+            draft.body += f"logits_taken_{k} = Identity(head_{k})\n"
+    draft.weight("wo", WIDTH, CLASSES)
+    draft.body += f"original = MatMul(pooled_{exits}, wo)\n"
+    return _closed(draft, exits)
+
+
 def averaged(exits: int) -> ir.Model:
     """Refused: after the exit the mean over the batch is subtracted."""
     return _with_tail(exits, "mean = ReduceMean<keepdims = 1>({x}, zero_1)\ntail = Sub({x}, mean)\n")
@@ -363,6 +406,8 @@ FAMILIES: Mapping[str, Callable[[int], ir.Model]] = {
         trapped,
         chosen,
         shared,
+        quantized,
+        fold_crosses,
         averaged,
         batch_softmax,
         average_crosses,
@@ -457,7 +502,7 @@ def _with_tail(exits: int, tail: str, before: str = "") -> ir.Model:
 
 
 def _type(array: Array) -> str:
-    kind = {"float32": "float", "int64": "int64"}[array.dtype.name]
+    kind = {"float32": "float", "int64": "int64", "int8": "int8"}[array.dtype.name]
     return f"{kind}[{', '.join(map(str, array.shape))}]" if array.ndim else kind
 
 

@@ -90,8 +90,7 @@ def test_a_weight_lives_in_the_branch_that_reads_it(make: Make) -> None:
     assert not {"v_1", "w_1", "b_1"} & set(lowered.graph.initializers)
 
 
-def test_a_large_weight_of_several_layers_is_stored_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapass.lowering.branches.MAX_COPIED_ELEMENTS", 8)
+def test_a_weight_of_several_layers_is_stored_once(make: Make) -> None:
     lowered = lower_to_if(make("shared", 2))
 
     assert "all_layers" in lowered.graph.initializers
@@ -210,3 +209,20 @@ def _nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             if attribute.name == "then_branch" and node.name.startswith("adapass_if"):
                 yield from _nested(attribute.g)
+
+
+def test_refuses_what_is_neither_cut_nor_cheap(make: Make) -> None:
+    with pytest.raises(
+        ModelError, match="'x_0' is needed after an exit, has no axis with one entry a sample"
+    ):
+        lower_to_if(make("fold_crosses", 1))
+
+
+def test_refuses_a_result_whose_first_axis_is_not_the_batch(make: Make) -> None:
+    model = make("time_first", 1).clone()
+    state = next(value for node in model.graph for value in node.outputs if value.name == "x_0")
+    select = next(node for node in model.graph if node.op_type == "ExitSelect")
+    select.replace_input_with(1, state)
+
+    with pytest.raises(ModelError, match="'x_0' is the result of an exit; its first axis must be the batch"):
+        lower_to_if(model)

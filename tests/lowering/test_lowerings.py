@@ -161,6 +161,18 @@ def test_a_batch_equals_its_samples_alone(make: Make, feed: Feed, family: str, l
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
+def test_integers_that_cross_keep_their_scale(make: Make, feed: Feed, lowering: str) -> None:
+    """Their scale came from the whole batch, so nobody may take it from the rows that are left."""
+    for batch in (1, 7):
+        feeds = feed(make("quantized", 2), batch, 1)
+        feeds[EXIT_THRESHOLDS] = thresholds(make, "quantized", 2, feeds, 0.3)
+
+        assert_same(
+            _runners(make, "quantized", 2)[lowering](feeds), _definition(make, "quantized", 2).run(feeds)
+        )
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
 def test_thresholds_have_a_default_that_never_stops(make: Make, feed: Feed, lowering: str) -> None:
     feeds = feed(make("mlp", 2), 3, 0)
 

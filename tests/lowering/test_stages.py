@@ -166,3 +166,20 @@ def test_an_empty_batch_ends_after_the_first_stage() -> None:
     found = run_stages(WIRING, [_first([]), Fake()], {"x": np.arange(0)}, 0)
 
     assert found.outputs["y"].shape == (0,)
+
+
+def test_refuses_what_is_neither_cut_nor_cheap(make: Make) -> None:
+    with pytest.raises(
+        ModelError, match="'x_0' is needed after an exit, has no axis with one entry a sample"
+    ):
+        lower_to_stages(make("fold_crosses", 1))
+
+
+def test_refuses_a_result_whose_first_axis_is_not_the_batch(make: Make) -> None:
+    model = make("time_first", 1).clone()
+    state = next(value for node in model.graph for value in node.outputs if value.name == "x_0")
+    select = next(node for node in model.graph if node.op_type == "ExitSelect")
+    select.replace_input_with(1, state)
+
+    with pytest.raises(ModelError, match="'x_0' is the result of an exit; its first axis must be the batch"):
+        lower_to_stages(model)
