@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+from adapass.execution import Session
+from adapass.facts import FactCache
 from adapass.graph.check import check_structure
 from adapass.graph.inputs import generate_feeds
 from adapass.graph.load import load_model
 from adapass.graph.save import to_bytes
 from adapass.graph.text import clone
-from adapass.execution import Session
-from adapass.facts import FactCache
 from adapass.passes.clean import DEFAULT
 from adapass.registry import pass_class
 

@@ -99,7 +99,7 @@ def test_refuses_ranges_outside_the_file(offset: int, length: int, reason: str, 
 
 
 def test_refuses_external_data_without_a_folder(tmp_path: Path) -> None:
-    proto = onnx.load(str(_external(tmp_path)), load_external_data=False)
+    proto = onnx.ModelProto.FromString(_external(tmp_path).read_bytes())
 
     with pytest.raises(ModelError, match="load the model from its file"):
         from_proto(proto)
