@@ -100,14 +100,14 @@ class Rewrite(Pass):
         from adapass.graph.edit import apply_replacement, nodes_everywhere, remove_dead_nodes
         from adapass.graph.shapes import infer_shapes
 
-        infer_shapes(model)
+        roots = [n for n in nodes_everywhere(model) if n.domain == "" and n.op_type in self.root_ops]
+        if roots:
+            infer_shapes(model)
         rejected: Counter[str] = Counter()
         sites: list[str] = []
-        for root in nodes_everywhere(model):
-            if root.domain != "" or root.op_type not in self.root_ops or root.graph is None:
-                continue
+        for root in roots:
             site = root.outputs[0].name or ""
-            if only is not None and site not in only:
+            if root.graph is None or (only is not None and site not in only):
                 continue
             try:
                 replacement = self.rewrite(root, facts)

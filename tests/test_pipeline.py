@@ -14,8 +14,9 @@ import pytest
 from adapass.bisection import bisect
 from adapass.facts import FactCache
 from adapass.graph.digest import digest
+from adapass.graph.edit import new_initializer, nodes_everywhere
 from adapass.graph.load import load_model
-from adapass.graph.text import parse
+from adapass.graph.text import clone, parse
 from adapass.observe import DumpText, Observer, Step, TimeEachPass
 from adapass.pipeline import PassError, Pipeline
 from adapass.rewrite import Exactness, Pass, PassResult, Reject, Replacement, Rewrite
@@ -167,3 +168,14 @@ def test_observers_see_every_pass(tmp_path: Path) -> None:
     assert seen == [(0, True), (1, False)]
     assert timer.seconds == [1, 1]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00-input.onnxtxt", "01-swap-add.onnxtxt"]
+
+
+def test_a_clone_names_new_values_after_its_own() -> None:
+    """Marks on graphs must not point into the model the clone was made from."""
+    original = parse(MODEL)
+    nodes_everywhere(original)
+    copy = clone(original)
+
+    names = [new_initializer(copy.graph, "fresh", np.zeros(1)).name for _ in range(2)]
+
+    assert names == ["fresh", "fresh_1"]

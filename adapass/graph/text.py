@@ -42,6 +42,7 @@ def parse(text: str) -> ir.Model:
 def clone(model: ir.Model) -> ir.Model:
     """A model that can be rewritten without touching ``model``. Tensors are shared: they are immutable."""
     copy = model.clone()
+    mark_roots(copy)  # the marks of the original came along and point into the original
     for graph in graphs_everywhere(copy):
         for value in _values_of(graph):
             # Type objects come shared, and assigning to `dtype` changes them in place.
