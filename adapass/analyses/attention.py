@@ -65,8 +65,6 @@ class _Look:
     def core(self, index: int) -> AttentionCore | None:
         """The attention whose softmax (or whole) is the node at ``index``."""
         node = self.flow.nodes[index]
-        if index not in self.main:
-            return None
         if node.op_type == "Attention" and node.domain == "":
             return self._fused(index)
         if node.op_type != "Softmax":

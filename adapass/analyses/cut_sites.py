@@ -94,8 +94,7 @@ def _crossing_reason(count: int) -> str:
 
 def _keeps(first: tuple[int, ...], later: tuple[int, ...]) -> bool:
     """Whether ``later`` is the same activation, perhaps pooled or laid out as tokens, but not summed up."""
-    spread = min(3, _extended(first))
-    return len(later) >= min(3, len(first)) and _extended(later) >= spread and prod(later) * 8 >= prod(first)
+    return _extended(later) >= min(3, _extended(first)) and prod(later) * 8 >= prod(first)
 
 
 def _extended(shape: tuple[int, ...]) -> int:

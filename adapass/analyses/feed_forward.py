@@ -15,7 +15,7 @@ from adapass.analyses.dataflow import Dataflow, fixed_shape, name_of
 from adapass.analyses.side_values import SideValues, is_learned
 from adapass.facts import Fact, FactCache
 
-PRODUCTS = frozenset({"MatMul", "Gemm"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "MatMulInteger"})
 CURVED = frozenset(
     {
         "Gelu", "Relu", "Erf", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "LeakyRelu",
@@ -25,9 +25,11 @@ CURVED = frozenset(
 PLAIN = frozenset(
     {
         "Add", "Sub", "Mul", "Div", "Pow", "Cast", "Identity", "Reshape", "Dropout", "Squeeze", "Unsqueeze",
-        "Split", "Slice",
+        "Split", "Slice", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
     }
 )  # fmt: skip
+VIEWS = frozenset({"Reshape", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+"""What may lie between the stream and a product without making it another value."""
 MOST_NODES = 40
 
 
@@ -95,7 +97,10 @@ class _Look:
         return self.flow.nodes[index].op_type in PRODUCTS and is_learned(self.flow, index)
 
     def _widening(self, second: int) -> tuple[list[int], list[int]]:
-        """Back from the second product through elementwise nodes; nothing when anything else is met."""
+        """Back from the second product through elementwise nodes; nothing when anything else is met.
+
+        A scale computed at run time leads to the input of a first product: not a way of its own.
+        """
         first: set[int] = set()
         between: set[int] = set()
         stack = self._before(second)
@@ -103,6 +108,10 @@ class _Look:
             index = stack.pop()
             if self._is_product(index):
                 first.add(index)
+                continue
+            if self.flow.nodes[index].op_type == "DynamicQuantizeLinear" and index not in self._before(
+                second
+            ):
                 continue
             if self.flow.nodes[index].op_type not in CURVED | PLAIN or len(between) > MOST_NODES:
                 return [], []
@@ -115,11 +124,11 @@ class _Look:
         return [before for before in sorted(self.flow.graph.predecessors(index)) if before in self.main]
 
     def _source(self, product: int) -> ir.Value | None:
-        """What a product reads, before views (``Gemm`` wants its rows flattened)."""
+        """What a product reads, before it is flattened or quantized."""
         value = self.flow.nodes[product].inputs[0]
         while value is not None and value in self.flow.producer:
             maker = self.flow.nodes[self.flow.producer[value]]
-            if maker.op_type != "Reshape":
+            if maker.op_type not in VIEWS:
                 break
             value = maker.inputs[0]
         return value
@@ -147,8 +156,8 @@ class _Look:
     def _related(self, other: int, entry: ir.Value) -> bool:
         """The other summand lies on the way to the entry, or both come from the same value."""
         made = self.flow.producer.get(entry)
-        if made is None or made == other:
-            return made == other
+        if made is None:
+            return False
         return other in self._near(made) or bool(self._near(other) & self._near(made))
 
     def _near(self, index: int) -> frozenset[int]:

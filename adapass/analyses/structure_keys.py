@@ -17,8 +17,9 @@ from adapass.analyses.dataflow import Dataflow
 from adapass.analyses.shapes import Shapes
 from adapass.graph.edit import constant_tensor
 
+WHOLE = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 SMALL = 64
-"""Integer constants up to this many entries are structure (axes, pads, target shapes)."""
+"""Whole numbers up to this many are structure (axes, pads, target shapes); 8-bit ones are weights."""
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class Keys:
 
     def _stored(self, tensor: ir.TensorProtocol) -> str:
         shape = tuple(tensor.shape.numpy())
-        is_structure = not tensor.dtype.is_floating_point() and int(np.prod(shape)) <= SMALL
+        is_structure = tensor.dtype in WHOLE and int(np.prod(shape)) <= SMALL
         if self.weights or (is_structure and self.sizes):
             return _digest(
                 str(tensor.dtype), str(shape), blake2b(tensor.tobytes(), digest_size=16).hexdigest()

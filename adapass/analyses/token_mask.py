@@ -44,7 +44,7 @@ class TokenMask(Fact):
             if value.is_initializer() or not look.may_be_mask(value, axes):
                 continue
             ends = look.ends(value)
-            if ends is None or not ends:
+            if ends is None:
                 continue
             weighing = all(look.weighs(end) for end in ends) and any(look.weighs_tokens(end) for end in ends)
             if ends & attended or (not attended and weighing):

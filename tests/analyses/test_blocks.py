@@ -103,10 +103,43 @@ def test_attention_as_one_operator(build: Build) -> None:
     assert (core.heads, core.head_size) == (2, 4)
 
 
-def test_a_softmax_over_classes_is_no_attention(build: Build) -> None:
-    body = "h = MatMul(x, wq) p = Softmax(h) o = MatMul(p, wk) y = Add(o, h)"
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("h = MatMul(x, wq) p = Softmax(h) o = MatMul(p, wk) y = Add(o, h)", id="over-classes"),
+        pytest.param("h = MatMul(x, wq) p = Softmax(h) o = MatMul(p, x) y = Add(o, h)", id="fixed-keys"),
+        pytest.param(
+            "q = MatMul(x, wq) k = MatMul(x, wk) s = MatMul(q, k) p = Softmax(s) o = MatMul(q, p) "
+            "y = Add(o, q)",
+            id="probabilities-on-the-right",
+        ),
+    ],
+)
+def test_a_softmax_that_is_no_attention(build: Build, body: str) -> None:
+    assert build("float[B, 8, 8] x", "float[B, 8, 8] y", WEIGHTS, body).get(AttentionCores).cores == ()
 
-    assert build("float[B, 8] x", "float[B, 8] y", WEIGHTS, body).get(AttentionCores).cores == ()
+
+def test_a_sum_of_heads_at_the_end_is_no_block(build: Build) -> None:
+    body = "e = MatMul(x, we) a = MatMul(e, head) r = Relu(e) b = MatMul(r, head) y = Add(a, b)"
+    facts = build("float[B, 8] x", "float[B, 2] y", WEIGHTS, body)
+
+    assert [point.value for point in facts.get(CutPoints).points] == ["e"]
+    assert facts.get(Blocks).blocks == ()
+
+
+def test_equal_blocks_apart_are_not_one_run(build: Build) -> None:
+    def residual(number: int, entry: str) -> str:
+        n = number
+        return f"c{n} = MatMul({entry}, we) s{n} = Add(c{n}, {entry}) r{n} = Relu(s{n})"
+
+    body = f"""
+        e = MatMul(x, wq) {residual(1, "e")} {residual(2, "r1")}
+        o = MatMul(r2, wo) t = Tanh(o) {residual(3, "t")} {residual(4, "r3")} y = MatMul(r4, head)
+    """
+    blocks = build("float[B, 8] x", "float[B, 2] y", WEIGHTS, body).get(Blocks)
+
+    assert [block.exit for block in blocks.blocks] == ["r1", "r2", "r3", "r4"]
+    assert blocks.repeats == ((0, 1), (2, 3))
 
 
 def test_feed_forward_parts(transformer: FactCache) -> None:
@@ -114,6 +147,22 @@ def test_feed_forward_parts(transformer: FactCache) -> None:
 
     assert (first.entry, first.exit, first.hidden, first.gated) == ("n1a", "f1", 16, False)
     assert second.entry == "n2a"
+
+
+QUANTIZED = """
+    e = MatMul(x, we) n = LayerNormalization(e, v)
+    c1 = Cast<to = 2>(w1) c2 = Cast<to = 2>(w2)
+    nq, ns, nz = DynamicQuantizeLinear(n) hi = MatMulInteger(nq, c1, nz) hf = Cast<to = 1>(hi) h = Mul(hf, ns)
+    g = Gelu(h)
+    gq, gs, gz = DynamicQuantizeLinear(g) oi = MatMulInteger(gq, c2, gz) of = Cast<to = 1>(oi) o = Mul(of, gs)
+    y = Add(e, o)
+"""
+
+
+def test_a_quantized_feed_forward_part(build: Build) -> None:
+    (part,) = build("float[B, 6, 8] x", "float[B, 6, 8] y", WEIGHTS, QUANTIZED).get(FeedForwards).parts
+
+    assert (part.entry, part.exit, part.hidden, part.gated) == ("n", "oi", 16, False)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +189,13 @@ def test_feed_forward_parts(transformer: FactCache) -> None:
             (16, False),
             id="flattened",
         ),
+        pytest.param(
+            "rows = Constant<value_ints = [-1, 8]>() s = Shape(n) r = Reshape(n, rows) h = Gemm(r, w1) "
+            "g = Tanh(h) o = Gemm<transB = 1>(g, wg) back = Reshape(o, s) y = Add(e, back)",
+            (16, False),
+            id="transposed-weight",
+        ),
+        pytest.param("h = MatMul(x, w1) g = Relu(h) o = MatMul(g, w2) y = Add(e, o)", None, id="unrelated"),
         pytest.param("h = MatMul(n, w1) o = MatMul(h, w2) y = Add(e, o)", None, id="no-activation"),
         pytest.param("h = MatMul(n, w1) g = Relu(h) y = MatMul(g, w2)", None, id="no-residual"),
         pytest.param(
@@ -201,6 +257,38 @@ def test_what_is_no_token_mask(build: Build, inputs: str, body: str) -> None:
     facts = build(inputs, outputs, WEIGHTS | {"kinds": (2, 8)}, body)
 
     assert facts.get(TokenMask).input is None
+
+
+ATTENDING = """
+    e = Gather(table, ids) q = MatMul(e, wq) k = MatMul(e, wk) u = MatMul(e, wv) kt = Transpose<perm = [0, 2, 1]>(k)
+    s = MatMul(q, kt) {mix} p = Softmax(m) c = MatMul(p, u) y = MatMul(c, head)
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "mix", "mask"),
+    [
+        pytest.param(
+            "bool[B, T] keep", "a = Unsqueeze(keep, axis) m = Where(a, s, low)", "keep", id="selects"
+        ),
+        pytest.param(
+            "int64[B, T] marks",
+            "b = Gather(bias, marks) a = Unsqueeze(b, axis) m = Add(s, a)",
+            None,
+            id="ids",
+        ),
+        pytest.param(
+            "float[B, 1] warmth", "a = Unsqueeze(warmth, axis) m = Mul(s, a)", None, id="temperature"
+        ),
+    ],
+)
+def test_masks_in_attention(build: Build, extra: str, mix: str, mask: str | None) -> None:
+    constants = "axis = Constant<value_ints = [1]>() low = Constant<value_float = -10000.0>()"
+    body = constants + ATTENDING.format(mix=mix)
+    facts = build(f"int64[B, T] ids, {extra}", "float[B, T, 2] y", WEIGHTS | {"bias": (2,)}, body)
+
+    assert len(facts.get(AttentionCores).cores) == 1
+    assert facts.get(TokenMask).input == mask
 
 
 def test_convolution_blocks_without_residual_need_equal_neighbours(build: Build) -> None:

@@ -119,6 +119,14 @@ def test_plain_convolutions_are_cut_behind_activation_and_pooling(build: Build) 
     assert list(points(build("float[B, 3, 8, 8] x", "float[B, 2] y", KERNELS, body))) == ["a1", "p2", "last"]
 
 
+def test_pooling_most_of_an_image_away_is_not_part_of_the_cut(build: Build) -> None:
+    body = f"""
+        c1 = Conv(x, k1) a1 = Relu(c1) p1 = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(a1)
+        last = Conv(p1, k2) {POOL}
+    """
+    assert list(points(build("float[B, 3, 8, 8] x", "float[B, 2] y", KERNELS, body))) == ["a1", "last"]
+
+
 def test_parallel_branches_are_cut_where_they_join(build: Build) -> None:
     body = """
         c1 = Conv(x, k1) a1 = Relu(c1)
@@ -222,6 +230,18 @@ def test_sizes_cross_instead_of_what_they_were_measured_on(build: Build) -> None
     assert found["e"].side_values == ()
     assert found["b"].side_values == ("s",)
     assert found["d"].side_values == ("s",)
+
+
+def test_the_size_of_a_side_value_is_taken_when_it_is_needed(build: Build) -> None:
+    body = """
+        f = Cast<to = 1>(mask) axis = Constant<value_ints = [2]>() wide = Unsqueeze(f, axis) s = Shape(wide)
+        e = MatMul(x, w1) r = Relu(e) h = MatMul(r, w2) one = ConstantOfShape(s) a = Add(h, one) b = MatMul(a, w3)
+        y = MatMul(b, head)
+    """
+    found = points(build("float[B, T, 4] x, int64[B, T] mask", "float[B, T, 2] y", SQUARE, body))
+
+    assert found["r"].side_values == ("mask",)
+    assert found["a"].side_values == ()
 
 
 def test_positions_are_side_values_whatever_they_cost(build: Build) -> None:

@@ -75,6 +75,35 @@ def test_keys_tell_apart(build: Build, second: str, kind: bool, structure: bool,
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        pytest.param("t = Identity(w2) h1 = MatMul(e, t)", "h2 = MatMul(n1, w2)", True, id="shared-weight"),
+        pytest.param(
+            "s1 = Shape(e) c1 = ConstantOfShape<value = float[1] one {1.0}>(s1) m1 = MatMul(e, w2) "
+            "h1 = Add(m1, c1)",
+            "s2 = Shape(n1) c2 = ConstantOfShape<value = float[1] two {1.0}>(s2) m2 = MatMul(n1, w2) "
+            "h2 = Add(m2, c2)",
+            True,
+            id="names-of-tensors-in-attributes",
+        ),
+        pytest.param(
+            "c1 = Constant<value_ints = [0, 2, 2]>() m1 = MatMul(e, w2) r1 = Reshape(m1, c1) "
+            "d1 = Constant<value_ints = [0, 4]>() h1 = Reshape(r1, d1)",
+            "c2 = Constant<value_ints = [0, 1, 4]>() m2 = MatMul(n1, w2) r2 = Reshape(m2, c2) "
+            "d2 = Constant<value_ints = [0, 4]>() h2 = Reshape(r2, d2)",
+            False,
+            id="other-target-shape",
+        ),
+    ],
+)
+def test_what_is_the_same_structure(build: Build, first: str, second: str, same: bool) -> None:
+    body = f"e = MatMul(x, w1) {first} n1 = Relu(h1) {second} n2 = Relu(h2) y = MatMul(n2, head)"
+    _, one, two, _ = build("float[B, 4] x", "float[B, 2] y", WEIGHTS, body).get(Regions).regions
+
+    assert (one.structure == two.structure) is same
+
+
 def test_names_do_not_count(build: Build) -> None:
     facts, other = masked(build), masked(build)
     for node in other.model.graph:
