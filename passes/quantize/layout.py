@@ -24,7 +24,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from adapass.graph.edit import apply_replacement, insert_after, insert_before, new_initializer, replace_uses
+from adapass.graph.edit import (
+    apply_replacement,
+    fresh_name,
+    insert_after,
+    insert_before,
+    new_initializer,
+    replace_uses,
+)
 from adapass.passes.quantize.chains import find_chains
 from adapass.passes.quantize.sites import Site
 from adapass.passes.quantize.weights import QuantizedWeight
@@ -44,7 +51,7 @@ def lay_out_static(graph: ir.Graph, sites: Sequence[tuple[Site, QuantizedWeight]
         shared = origin is not value
         scale = scales[origin] if shared else _placeholder(graph, value)
         scales[value] = scale
-        _convert_for_all(value, scale, SHARED_SCALE if shared else OWN_SCALE)
+        _convert_for_all(graph, value, scale, SHARED_SCALE if shared else OWN_SCALE)
     converted: dict[ir.Value, ir.Value] = {}
     for site, weight in sites:
         _convert_input(graph, site.node, frozenset(scales), converted)
@@ -60,18 +67,28 @@ def _placeholder(graph: ir.Graph, value: ir.Value) -> tuple[ir.Value, ir.Value]:
     return scale, new_initializer(graph, f"{value.name}_zero_point", np.array(128, np.uint8))
 
 
-def _pair(value: ir.Value, scale: tuple[ir.Value, ir.Value], mark: str) -> tuple[ir.Node, ir.Node]:
+def _pair(
+    graph: ir.Graph, value: ir.Value, scale: tuple[ir.Value, ir.Value], mark: str
+) -> tuple[ir.Node, ir.Node]:
     quantize = ir.node("QuantizeLinear", [value, *scale], metadata_props={MARK: mark})
+    _describe(graph, quantize.outputs[0], f"{value.name}_quantized", ir.DataType.UINT8, value.shape)
     restore = ir.node("DequantizeLinear", [quantize.outputs[0], *scale])
-    quantize.outputs[0].type, quantize.outputs[0].shape = ir.TensorType(ir.DataType.UINT8), value.shape
-    restore.outputs[0].type, restore.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+    _describe(graph, restore.outputs[0], f"{value.name}_restored", ir.DataType.FLOAT, value.shape)
     return quantize, restore
 
 
-def _convert_for_all(value: ir.Value, scale: tuple[ir.Value, ir.Value], mark: str) -> None:
+def _describe(
+    graph: ir.Graph, value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None
+) -> None:
+    value.name = fresh_name(graph, name)
+    value.type = ir.TensorType(dtype)
+    value.shape = None if shape is None else shape.copy()
+
+
+def _convert_for_all(graph: ir.Graph, value: ir.Value, scale: tuple[ir.Value, ir.Value], mark: str) -> None:
     producer = value.producer()
     assert producer is not None  # chains start at results of nodes
-    quantize, restore = _pair(value, scale, mark)
+    quantize, restore = _pair(graph, value, scale, mark)
     insert_after(producer, [quantize, restore])
     replace_uses(value, restore.outputs[0])
     quantize.replace_input_with(0, value)
@@ -89,7 +106,7 @@ def _convert_input(
         if origin is not None and origin.inputs[0] in done:
             return
     if value not in converted:
-        quantize, restore = _pair(value, _placeholder(graph, value), OWN_SCALE)
+        quantize, restore = _pair(graph, value, _placeholder(graph, value), OWN_SCALE)
         if producer is None:
             insert_before(graph[0], [quantize, restore])
         else:
@@ -114,13 +131,12 @@ def _stored(graph: ir.Graph, name: str, weight: QuantizedWeight) -> ir.Node:
     inputs = [
         new_initializer(graph, f"{name}_weight", weight.values),
         new_initializer(graph, f"{name}_weight_scale", weight.scale),
+        # written out even when it is 0: without it some kernels are not matched
+        new_initializer(graph, f"{name}_weight_zero_point", weight.zero_point),
     ]
-    # the zero point is written out even when it is 0: without it some kernels are not matched
-    inputs.append(new_initializer(graph, f"{name}_weight_zero_point", weight.zero_point))
-    attributes = {} if weight.axis is None else {"axis": weight.axis}
-    node = ir.node("DequantizeLinear", inputs, attributes)
-    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    node.outputs[0].shape = ir.Shape(weight.values.shape)
+    node = ir.node("DequantizeLinear", inputs, {} if weight.axis is None else {"axis": weight.axis})
+    shape = ir.Shape(weight.values.shape)
+    _describe(graph, node.outputs[0], f"{name}_weight_restored", ir.DataType.FLOAT, shape)
     return node
 
 
@@ -138,10 +154,10 @@ def lay_out_dynamic(graph: ir.Graph, sites: Sequence[tuple[Site, QuantizedWeight
 
 def _measure(graph: ir.Graph, value: ir.Value) -> ir.Node:
     node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3)
-    for output, dtype in zip(node.outputs, ("UINT8", "FLOAT", "UINT8"), strict=True):
-        output.type = ir.TensorType(ir.DataType[dtype])
-        output.shape = ir.Shape([])
-    node.outputs[0].shape = value.shape
+    quantized, scale, zero = node.outputs
+    _describe(graph, quantized, f"{value.name}_quantized", ir.DataType.UINT8, value.shape)
+    _describe(graph, scale, f"{value.name}_scale", ir.DataType.FLOAT, ir.Shape([]))
+    _describe(graph, zero, f"{value.name}_zero_point", ir.DataType.UINT8, ir.Shape([]))
     producer = value.producer()
     if producer is None:
         insert_before(graph[0], [node])
@@ -154,27 +170,20 @@ def _integer_product(
     graph: ir.Graph, site: Site, weight: QuantizedWeight, measured: ir.Node
 ) -> list[ir.Node]:
     quantized, scale, zero = measured.outputs
-    flipped = site.channel_axis == 0
-    values = weight.values.T if flipped else weight.values
-    inputs = [quantized, new_initializer(graph, f"{site.name}_weight", values), zero]
+    name, shape = site.name, site.node.outputs[0].shape
+    values = weight.values.T if site.channel_axis == 0 else weight.values
+    inputs = [quantized, new_initializer(graph, f"{name}_weight", values), zero]
     if not weight.symmetric:
-        inputs.append(new_initializer(graph, f"{site.name}_weight_zero_point", weight.zero_point))
+        inputs.append(new_initializer(graph, f"{name}_weight_zero_point", weight.zero_point))
     product = ir.node("MatMulInteger", inputs)
-    restored = ir.node("Cast", product.outputs, {"to": ir.DataType.FLOAT})
-    scales = ir.node("Mul", [scale, new_initializer(graph, f"{site.name}_weight_scale", weight.scale)])
-    scaled = ir.node("Mul", [restored.outputs[0], scales.outputs[0]])
-    nodes = [product, restored, scales, scaled]
-    if site.bias is not None:
-        nodes.append(
-            ir.node("Add", [scaled.outputs[0], new_initializer(graph, f"{site.name}_bias", site.bias)])
-        )
-    _type_all(nodes, site.node.outputs[0], weight)
-    return nodes
-
-
-def _type_all(nodes: Sequence[ir.Node], result: ir.Value, weight: QuantizedWeight) -> None:
-    for node in nodes:
-        integer = node.op_type == "MatMulInteger"
-        node.outputs[0].type = ir.TensorType(ir.DataType.INT32 if integer else ir.DataType.FLOAT)
-        node.outputs[0].shape = result.shape
-    nodes[2].outputs[0].shape = ir.Shape(weight.scale.shape)
+    _describe(graph, product.outputs[0], f"{name}_integer", ir.DataType.INT32, shape)
+    unscaled = ir.node("Cast", product.outputs, {"to": ir.DataType.FLOAT})
+    _describe(graph, unscaled.outputs[0], f"{name}_unscaled", ir.DataType.FLOAT, shape)
+    scales = ir.node("Mul", [scale, new_initializer(graph, f"{name}_weight_scale", weight.scale)])
+    _describe(graph, scales.outputs[0], f"{name}_scale", ir.DataType.FLOAT, ir.Shape(weight.scale.shape))
+    scaled = ir.node("Mul", [unscaled.outputs[0], scales.outputs[0]])
+    if site.bias is None:
+        return [product, unscaled, scales, scaled]
+    _describe(graph, scaled.outputs[0], f"{name}_scaled", ir.DataType.FLOAT, shape)
+    total = ir.node("Add", [scaled.outputs[0], new_initializer(graph, f"{name}_bias", site.bias)])
+    return [product, unscaled, scales, scaled, total]

@@ -72,7 +72,8 @@ def residual_net() -> ir.Model:
         {HEADER}
         net (float[N, 3, 8, 8] image) => (float[N, 10] logits)
         <float[16, 3, 3, 3] w1 = {literal(weight(1, 16, 3, 3, 3))}, float[16] b1 = {literal(weight(2, 16))},
-         float[16, 16, 3, 3] w2 = {literal(weight(3, 16, 16, 3, 3) / 8)}, float[16] b2 = {literal(weight(4, 16))},
+         float[16, 16, 3, 3] w2 = {literal(weight(3, 16, 16, 3, 3) / 8)},
+         float[16] b2 = {literal(weight(4, 16))},
          float[16, 16, 3, 3] w3 = {literal(weight(5, 16, 16, 3, 3) / 8)},
          float[10, 16] w4 = {literal(weight(6, 10, 16))}, float[10] b4 = {literal(weight(7, 10))}>
         {{

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import Array, Choice, Samples
-from adapass.errors import DataError, ModelError, RecipeError, UsageError, VerificationError
+from adapass.budgeted import Array, Choice, Feeds, Samples
+from adapass.errors import AdapassError, DataError, ModelError, RecipeError, UsageError, VerificationError
 from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.graph.check import check_structure
@@ -241,9 +241,35 @@ def test_every_corruption_is_caught(residual_net: ir.Model, images: Samples, fau
         broken = result.clone()
         if (what := corrupt(broken, fault, pick)) is None:
             break
-        with pytest.raises((VerificationError, DataError, ModelError)):
-            check_structure(broken)
-            SMALL.check(residual_net, broken, feeds)
-            pytest.fail(f"nobody noticed: {what}")
+        assert _complaint(residual_net, broken, feeds) is not None, f"nobody noticed: {what}"
         tried += 1
     assert tried > 0
+
+
+def _complaint(before: ir.Model, after: ir.Model, feeds: list[Feeds]) -> AdapassError | None:
+    try:
+        check_structure(after)
+        SMALL.check(before, after, feeds)
+    except (VerificationError, DataError, ModelError) as error:
+        return error
+    return None
+
+
+def test_a_lost_bias_below_the_noise_is_caught(mlp: ir.Model, rows: Samples) -> None:
+    result = quantized(SMALL, mlp, rows)
+    before = mlp.clone()
+    bias = before.graph.initializers["b2"]
+    bias.const_value = ir.tensor(np.full(8, 0.003, np.float32), name="b2")
+
+    with pytest.raises(VerificationError, match="'y' is off by"):
+        SMALL.check(before, result, [rows.feeds(0)])
+
+
+def test_a_negative_scale_is_caught(mlp: ir.Model, rows: Samples) -> None:
+    result = quantized(SMALL, mlp, rows)
+    scale = result.graph.initializers["x_scale"]
+    assert scale.const_value is not None
+    scale.const_value = ir.tensor(-scale.const_value.numpy(), name="x_scale")
+
+    with pytest.raises(VerificationError, match="not positive"):
+        SMALL.check(mlp, result, [rows.feeds(0)])
