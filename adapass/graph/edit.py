@@ -231,7 +231,9 @@ def _names(graph: ir.Graph) -> set[str]:
 
 def _top_of(graph: ir.Graph) -> ir.Graph:
     top: object = cast("dict[str, object]", graph.meta).get(_ROOT)
-    return top if isinstance(top, ir.Graph) else graph
+    # The mark of a graph that came from a clone points into the model it was cloned from.
+    marked = isinstance(top, ir.Graph) and any(each is graph for each in (top, *top.subgraphs()))
+    return top if isinstance(top, ir.Graph) and marked else graph
 
 
 def _name_outputs(graph: ir.Graph, nodes: Iterable[ir.Node], *, base: str) -> None:

@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 
 def elements(value: ir.Value | None, depth: int = 0) -> Elements | None:
     """The content of an integer vector or scalar, entry by entry; ``None`` when its length is unknown."""
-    if value is None or depth > MAX_DEPTH:
+    if value is None or depth > MAX_DEPTH or (value.shape is not None and value.shape.rank() > 1):
         return None
     tensor = constant_tensor(value)
     if tensor is not None:

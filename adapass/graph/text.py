@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from adapass.errors import ModelError
+from adapass.graph.edit import mark_roots
 from adapass.graph.shapes import drop_derived, forget_tensor_names
 from adapass.graph.tensors import graphs_everywhere
 

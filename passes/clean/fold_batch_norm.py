@@ -82,7 +82,7 @@ def _bias(linear: ir.Node, channels: int) -> Floats | None:
     if value is None:
         return np.zeros(channels)
     array = constant_array(value)
-    if array is None or array.size not in {1, channels}:
+    if array is None or array.size not in {1, channels} or (array.size > 1 and array.shape[-1] != channels):
         return None
     beta = linear.attributes.get_float("beta", 1.0) if linear.op_type == "Gemm" else 1.0
     return np.broadcast_to(array.astype(np.float64).reshape(-1), (channels,)) * beta
@@ -92,6 +92,8 @@ def _along_outputs(linear: ir.Node, weight: npt.NDArray[np.generic], factor: Flo
     """``factor`` shaped so that multiplying scales the output channels of ``weight``."""
     if linear.op_type == "ConvTranspose":
         groups = linear.attributes.get_int("group", 1)
+        if weight.shape[1] * groups != factor.size:
+            raise Reject("the weight has another number of output channels")
         per_group = factor.reshape(groups, 1, -1)
         rows = np.repeat(per_group, weight.shape[0] // groups, axis=1).reshape(weight.shape[0], -1)
         return rows.reshape(rows.shape + (1,) * (weight.ndim - 2))

@@ -49,6 +49,8 @@ class FoldOutputScale(Rewrite):
             raise Reject("the scaled value is not a linear operator")
         if len(product.uses()) > 1 or product.is_graph_output():
             raise Reject("the unscaled product has another reader")
+        if product.shape is None or scale.ndim > product.shape.rank():
+            raise Reject("the factor does not scale whole output channels")
         stored = linear.inputs[1:]
         if any(value is not None and constant_tensor(value) is None for value in stored):
             raise Reject("the weight or the bias is not constant")

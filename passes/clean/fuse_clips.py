@@ -55,7 +55,7 @@ def _clamp(node: ir.Node) -> tuple[_Bounds, ir.Value]:
         bounds = (0.0, np.inf)
     elif node.op_type == "Clip":
         bounds = (_bound(node, 1, -np.inf), _bound(node, 2, np.inf))
-    elif len(node.inputs) == 2:
+    elif len(node.inputs) == 2 and all(v is not None and v.shape is not None for v in node.inputs):
         left, right = node.inputs
         value = right if constant_array(left) is not None else left
         limit = _scalar(left if value is right else right)

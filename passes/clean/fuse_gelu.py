@@ -39,7 +39,7 @@ class FuseGelu(Rewrite):
             raise Reject("not a product of one half and two values")
         first, second = (value for index, value in enumerate(factors) if index != halves[0])
         for x, shifted in ((first, second), (second, first)):
-            if _erf_input(shifted) is x:
+            if _erf_input(shifted) is x and _same_rank(x, root.outputs[0]):
                 return self._gelu(root, x, facts)
         raise Reject("the other factor is not one plus an error function")
 
@@ -48,6 +48,11 @@ class FuseGelu(Rewrite):
             raise Reject("the opset has no Gelu")
         node = ir.Node("", "Gelu", [x], num_outputs=1)
         return Replacement(nodes=[node], outputs=node.outputs)
+
+
+def _same_rank(x: ir.Value, y: ir.Value) -> bool:
+    """Constants with more dimensions than ``x`` would add some."""
+    return x.shape is not None and y.shape is not None and x.shape.rank() == y.shape.rank()
 
 
 def _factors(root: ir.Node) -> Iterator[ir.Value]:

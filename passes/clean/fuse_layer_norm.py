@@ -112,7 +112,7 @@ def _epsilon(value: ir.Value, deviation: ir.Value) -> float:
     total = _producer(value, {"Add"})
     for variance, constant in (tuple(total.inputs), tuple(reversed(total.inputs))):
         array = constant_array(constant)
-        if array is None or array.size != 1 or variance is None:
+        if array is None or array.size != 1 or array.ndim > 1 or variance is None:
             continue
         if _is_square(_mean_of(variance), deviation):
             return float(array.item())
@@ -126,7 +126,7 @@ def _is_square(value: ir.Value | None, deviation: ir.Value) -> bool:
     if node.op_type == "Mul":
         return node.inputs[1] is deviation
     exponent = constant_array(node.inputs[1]) if node.op_type == "Pow" else None
-    return exponent is not None and exponent.size == 1 and float(exponent.item()) == 2.0
+    return exponent is not None and exponent.size == 1 and exponent.ndim < 2 and float(exponent.item()) == 2.0
 
 
 def _mean_of(value: ir.Value | None) -> ir.Value | None:

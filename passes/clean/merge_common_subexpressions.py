@@ -25,6 +25,8 @@ from adapass.rewrite import Exactness, Pass, PassResult
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
+PURE_DOMAINS = frozenset({"", "ai.onnx.ml", "com.microsoft", "adapass"})
+"""Whose operators give equal results for equal inputs; nothing is known about others."""
 _Key = tuple[Hashable, ...]
 
 
@@ -95,7 +97,9 @@ def _can_merge(node: ir.Node, first: ir.Node) -> bool:
 
 
 def _node_key(node: ir.Node) -> _Key | None:
-    if not node.outputs or (node.domain == "" and node.op_type in RANDOM):
+    if not node.outputs or node.domain not in PURE_DOMAINS or node.op_type in RANDOM:
+        return None
+    if node.op_type == "Dropout" and len(node.inputs) > 2:
         return None
     attributes: list[Hashable] = []
     for name in sorted(node.attributes):

@@ -98,6 +98,7 @@ def test_a_skeleton_leaves_large_data_out_and_the_model_alone() -> None:
         pytest.param("s = Shape<start = 2>(x) v = Mul(s, two)", (16,), id="product-of-numbers"),
         pytest.param("s = Shape(x) v = Mul(s, two)", (None, None, 16), id="product-with-a-symbol"),
         pytest.param("s = Shape(x) v = Cast<to = 1>(s)", None, id="cast-to-float"),
+        pytest.param("s = Shape(x) v = Unsqueeze(s, one)", None, id="matrix"),
         pytest.param("s = Shape(x) v = Neg(s)", None, id="unknown-operator"),
     ],
 )

@@ -120,6 +120,13 @@ def _random_model(seed: int, groups: int, kind: str) -> ir.Model:
             id="channels-are-rows",
         ),
         pytest.param(
+            f"""g (float[2,1] x) => (float[2,2] y)
+                <float[1,2] w = {{1, 2}}, float[2,1] c = {{1, 2}}, {STATISTICS}>
+                {{ p = Gemm(x, w, c) y = {_norm("p")} }}""",
+            "the weight or the bias is not constant",
+            id="bias-per-row",
+        ),
+        pytest.param(
             """g (float[N,1] x, float[2] s) => (float[N,2] y) <float[1,2] w = {1, 2}, float[2] b = {1, 1}>
                { p = MatMul(x, w) y = BatchNormalization(p, s, b, b, b) }""",
             "a statistic of the normalisation is not constant",

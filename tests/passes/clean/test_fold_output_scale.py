@@ -78,6 +78,12 @@ def test_scales_the_rows_of_a_transposed_weight(fires: Any) -> None:
             id="weight-is-an-input",
         ),
         pytest.param(
+            f"g (float[N,2] x) => (float[1,N,2] y) <{W}, float[1,1,1] s = {{2}}> "
+            f"{{ p = MatMul(x, w) y = Mul(p, s) }}",
+            "the factor does not scale whole output channels",
+            id="factor-adds-a-dimension",
+        ),
+        pytest.param(
             "g (float[N,2] x) => (float[N,2] y) <float s = {2}> { p = Relu(x) y = Mul(p, s) }",
             "the scaled value is not a linear operator",
             id="not-linear",

@@ -8,7 +8,8 @@ import pytest
 
 from adapass.passes.clean.fuse_gelu import FuseGelu
 
-CONSTANTS = "float root = {1.4142135}, float inverse = {0.70710678}, float one = {1}, float half = {0.5}"
+CONSTANTS = """float root = {1.4142135}, float inverse = {0.70710678}, float one = {1}, float half = {0.5},
+               float[1,1,1] cube = {1.4142135}"""
 AFTER = "g (float[N,4] x) => (float[N,4] y) { r = Neg(x) y = Gelu(r) }"
 
 
@@ -41,6 +42,11 @@ def test_fuses(lines: str, fires: Any) -> None:
             "d = Div(x, root) e = Erf(d) a = Add(e, one) p = Mul(r, a) y = Mul(p, half)",
             "the other factor is not one plus an error function",
             id="of-another-value",
+        ),
+        pytest.param(
+            "d = Div(r, cube) e = Erf(d) a = Add(e, one) p = Mul(r, a) q = Mul(p, half) y = Squeeze(q)",
+            "the other factor is not one plus an error function",
+            id="constant-with-more-dimensions",
         ),
         pytest.param(
             "d = Div(root, r) e = Erf(d) a = Add(e, one) p = Mul(r, a) y = Mul(p, half)",

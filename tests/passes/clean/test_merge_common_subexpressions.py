@@ -62,6 +62,11 @@ def test_reuses_the_outer_value_in_a_branch(fires: Any) -> None:
             id="in-two-branches",
         ),
         pytest.param(
+            """g (float[N,4] x) => (float[N,4] y) <float h = {0.5}, bool t = {1}>
+               { a = Dropout(x, h, t) b = Dropout(x, h, t) y = Add(a, b) }""",
+            id="dropout-in-training",
+        ),
+        pytest.param(
             """g (float[N,2] x) => (float[N,2] y) <float[2] v = {0, 2}, float[2] w = {-0.0, 2}>
                { a = Add(x, v) y = Mul(a, w) }""",
             id="zeros-of-other-signs",
