@@ -51,7 +51,7 @@ def _set(model: ir.Model, name: str, array: Floats) -> None:
     value = model.graph.initializers.get(name)
     if value is None or value.shape is None or tuple(value.shape) != array.shape:
         raise ModelError(
-            f"weight '{name}' of an exit is missing or not of shape {list(array.shape)}; insert the exits again"
+            f"weight '{name}' of an exit is missing or not {list(array.shape)}; insert the exits again"
         )
     value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
 

@@ -1,8 +1,8 @@
 """Paths of threshold vectors, from safe to aggressive.
 
-Common threshold. One level for all kept exits, in log-odds, tilted by ``tilt * depth``: 0 is one number
-for all, a positive tilt asks later exits for more. Which exits to keep is found by backward
-elimination: drop the exit whose head costs more than leaving there saves, until none is left.
+Common threshold. One level for all kept exits. Which exits to keep is found by backward elimination:
+drop the exit whose head costs more than leaving there saves, as long as that pays. (Levels that rise
+or fall with depth were tried: no better on fresh samples, once every head has its temperature.)
 
 One per exit. For a price of one unit of loss (in seconds) the best thresholds are found by coordinate
 descent: with all others fixed, the samples that reach exit k are sorted by confidence, and the best
@@ -26,15 +26,11 @@ ALWAYS = np.float32(-1.0)
 """A threshold below every confidence."""
 LEVELS = 64
 """Common thresholds on a path."""
-LOWEST_QUANTILE = 0.02
-TILTS = (0.0, -2.0, -1.0, 1.0, 2.0)
 PRICES = 16
 """Prices on the path of one threshold per exit, in units of the whole model's seconds."""
 HIGHEST_PRICE, LOWEST_PRICE = 100.0, 0.5
 SWEEPS = 4
-EDGE = 1e-7
 TINY_GAIN = 1e-9
-SMALLEST_LOSS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +91,8 @@ Path = Callable[[Observed, Costs, float], Sequence[Floats]]
 
 
 def families(costs: Costs) -> tuple[Path, ...]:
-    """The families worth trying. Patience counts have no odds to tilt."""
-    if not costs.removable:
-        return (_common(0.0),)
-    return (*(_common(tilt) for tilt in TILTS), per_exit_path)
+    """The families worth trying, the one with the fewest numbers first. Patience counts are common."""
+    return (common_path, per_exit_path) if costs.removable else (common_path,)
 
 
 def evaluate_observed(data: Observed, costs: Costs, thresholds: Floats) -> Setting:
@@ -120,55 +114,50 @@ def _leaving_costs(costs: Costs, kept: Mask) -> Doubles:
     return np.asarray(np.cumsum(costs.segments) + np.append(paid, paid[-1]), np.float64)
 
 
-def _common(tilt: float) -> Path:
-    def path(data: Observed, costs: Costs, max_loss: float) -> Sequence[Floats]:
-        return common_path(data, costs, max_loss, tilt)
-
-    return path
-
-
-def common_path(data: Observed, costs: Costs, max_loss: float, tilt: float) -> list[Floats]:
-    """One level for all kept exits, tilted by ``tilt`` times their depth."""
+def common_path(data: Observed, costs: Costs, max_loss: float) -> list[Floats]:
+    """One level for all kept exits, falling; whole numbers for patience."""
     exits = data.confidence.shape[1]
-    ranks = np.linspace(1.0, LOWEST_QUANTILE, LEVELS)
     if not costs.removable:
         return [np.full(exits, level, np.float32) for level in range(exits, 0, -1)]
-    slope = tilt * np.cumsum(costs.segments)[:-1] / costs.whole
-    odds = _odds(data.confidence) - slope
-    levels = np.quantile(odds, ranks, method="lower")
-    path = [_from_odds(level + slope) for level in levels]
+    levels = np.quantile(data.confidence, np.linspace(1.0, 0.0, LEVELS), method="lower")
+    path = [np.full(exits, level, np.float32) for level in levels]
     kept = _worth_keeping(data, costs, path, max_loss)
     return [np.where(kept, thresholds, np.inf).astype(np.float32) for thresholds in path]
 
 
-def _odds(confidence: Floats) -> Doubles:
-    inside = np.clip(confidence.astype(np.float64), EDGE, 1.0 - EDGE)
-    return np.asarray(np.log(inside) - np.log1p(-inside), np.float64)
-
-
-def _from_odds(odds: Doubles) -> Floats:
-    return (1.0 / (1.0 + np.exp(-odds))).astype(np.float32)
-
-
 def _worth_keeping(data: Observed, costs: Costs, path: Sequence[Floats], max_loss: float) -> Mask:
-    """Backward elimination at the most aggressive thresholds within ``max_loss``."""
+    """Backward elimination at the boldest thresholds within ``max_loss``, at the price of loss there."""
     settings = [evaluate_observed(data, costs, thresholds) for thresholds in path]
-    within = [setting for setting in settings if setting.loss <= max_loss] or settings[:1]
-    last = min(within, key=lambda setting: setting.expected_seconds)
-    price = max(costs.whole - last.expected_seconds, 0.0) / max(max_loss, SMALLEST_LOSS)
-    thresholds = last.thresholds.copy()
-    best = last.expected_seconds + price * last.loss
+    everything = _cheapest(settings, max_loss)
+    price = _price(_cheapest(settings, 0.5 * max_loss), everything, len(data.losses))
+    thresholds = everything.thresholds
+    best = everything.expected_seconds + price * everything.loss
     while np.isfinite(thresholds).sum() > 1:
         trials = [
-            (s.expected_seconds + price * s.loss, index)
+            (s.expected_seconds + price * s.loss, int(index))
             for index in np.flatnonzero(np.isfinite(thresholds))
             for s in (evaluate_observed(data, costs, _without(thresholds, int(index))),)
         ]
         value, index = min(trials)
         if value >= best:
             break
-        best, thresholds = value, _without(thresholds, int(index))
-    return np.asarray(np.isfinite(thresholds), np.bool_)
+        best, thresholds = value, _without(thresholds, index)
+    kept = np.isfinite(thresholds)
+    fewer = [evaluate_observed(data, costs, np.where(kept, t, np.inf).astype(np.float32)) for t in path]
+    helps = _cheapest(fewer, max_loss).expected_seconds < everything.expected_seconds
+    return np.asarray(kept if helps else np.isfinite(everything.thresholds), np.bool_)
+
+
+def _cheapest(settings: Sequence[Setting], max_loss: float) -> Setting:
+    """The cheapest setting within the loss; the first (safest) one when none is."""
+    within = [setting for setting in settings if setting.loss <= max_loss] or settings[:1]
+    return min(within, key=lambda setting: setting.expected_seconds)
+
+
+def _price(safer: Setting, bolder: Setting, count: int) -> float:
+    """Seconds saved per unit of loss between two settings of a path."""
+    saved = max(safer.expected_seconds - bolder.expected_seconds, 0.0)
+    return saved / max(bolder.loss - safer.loss, 1.0 / count)
 
 
 def _without(thresholds: Floats, index: int) -> Floats:

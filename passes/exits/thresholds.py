@@ -1,10 +1,10 @@
 """Find thresholds on search samples: which exits to keep, and from what confidence to leave at each.
 
 A sample that leaves at exit k costs the segments of the model up to there and the heads of the exits
-kept so far. Several families of thresholds are tried, each a path from safe to aggressive (see
-``threshold_paths``): one common threshold, common ones that rise or fall with depth, and one per
-exit. The more numbers a family has, the better it fits the noise of the search samples, so the
-family, and how far to go along its path, are decided by cross-validation.
+kept so far. Two families of thresholds are tried, each a path from safe to aggressive (see
+``threshold_paths``): one common threshold, and one per exit. The more numbers a family has, the
+better it fits the noise of the search samples, so the family, and how far to go along its path, are
+decided by cross-validation.
 """
 
 from __future__ import annotations

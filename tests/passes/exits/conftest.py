@@ -53,7 +53,9 @@ def literal(name: str, array: Floats) -> str:
 def random_weights(sizes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Floats]:
     random = np.random.default_rng(seed)
     return {
-        name: (random.standard_normal(size) / np.sqrt(np.prod(size) / size[-1 if len(size) < 3 else 0])).astype(np.float32)
+        name: (
+            random.standard_normal(size) / np.sqrt(np.prod(size) / size[-1 if len(size) < 3 else 0])
+        ).astype(np.float32)
         for name, size in sizes.items()
     }
 
@@ -86,7 +88,10 @@ def conv_text(*, batch: str = "N") -> str:
     lines = ["s = Conv <pads = [1,1,1,1]> (image, stem)", "v = LeakyRelu <alpha = 0.5> (s)"]
     value = "v"
     for block in range(3):
-        lines += [f"c{block} = Conv <pads = [1,1,1,1]> ({value}, k{block})", f"a{block} = Add ({value}, c{block})"]
+        lines += [
+            f"c{block} = Conv <pads = [1,1,1,1]> ({value}, k{block})",
+            f"a{block} = Add ({value}, c{block})",
+        ]
         lines += [f"v{block} = LeakyRelu <alpha = 0.5> (a{block})"]
         value = f"v{block}"
     lines += [f"g = GlobalAveragePool ({value})", "f = Flatten (g)", "y = Gemm (f, wh, bh)"]
@@ -104,14 +109,22 @@ def token_text() -> str:
     weights = random_weights(sizes, seed=2)
     weights["table"] *= np.float32(4.0)
     weights["wh"] *= np.float32(4.0)
-    weights |= {"one": np.float32(1.0).reshape(()), "far": np.float32(-10000.0).reshape(())}
+    weights |= {"one": np.asarray(1.0, np.float32), "far": np.asarray(-10000.0, np.float32)}
     lines = ["e = Gather (table, ids)", "m = Cast <to = 1> (mask)", "m3 = Unsqueeze (m, axis1)"]
     lines += ["away = Sub (one, m3)", "bias = Mul (away, far)"]
     value = "e"
     for b in range(3):
-        lines += [f"Q{b} = MatMul ({value}, q{b})", f"K{b} = MatMul ({value}, k{b})", f"V{b} = MatMul ({value}, v{b})"]
+        lines += [
+            f"Q{b} = MatMul ({value}, q{b})",
+            f"K{b} = MatMul ({value}, k{b})",
+            f"V{b} = MatMul ({value}, v{b})",
+        ]
         lines += [f"T{b} = Transpose <perm = [0,2,1]> (K{b})", f"S{b} = MatMul (Q{b}, T{b})"]
-        lines += [f"B{b} = Add (S{b}, bias)", f"P{b} = Softmax <axis = -1> (B{b})", f"O{b} = MatMul (P{b}, V{b})"]
+        lines += [
+            f"B{b} = Add (S{b}, bias)",
+            f"P{b} = Softmax <axis = -1> (B{b})",
+            f"O{b} = MatMul (P{b}, V{b})",
+        ]
         lines += [f"x{b} = Add ({value}, O{b})"]
         value = f"x{b}"
     lines += [f"cls = Gather <axis = 1> ({value}, first)", "y = Gemm (cls, wh, bh)"]
@@ -143,7 +156,10 @@ def sentences(count: int = 160) -> Rows:
 
 @pytest.fixture
 def mlp() -> Callable[..., ir.Model]:
-    return lambda **options: parse(mlp_text(**options))
+    def make(*, end: str = "", output: str = "float[N,3] y", blocks: int = 3, classes: int = 3) -> ir.Model:
+        return parse(mlp_text(end=end, output=output, blocks=blocks, classes=classes))
+
+    return make
 
 
 @pytest.fixture
