@@ -166,6 +166,13 @@ def test_refuses_models_that_are_not_valid_onnx() -> None:
         parse('<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) { y = NoSuchOp(x) }')
 
 
+def test_reads_onnx_text(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnxtxt"
+    file.write_text('<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) { y = Neg(x) }')
+
+    assert [node.op_type for node in load_model(file).graph] == ["Neg"]
+
+
 def test_stale_shapes_are_inferred_again() -> None:
     model = parse(
         """<ir_version: 10, opset_import: ["" : 20]> g (float[N,4] x) => (float[N,2] y)

@@ -86,6 +86,11 @@ def test_picks_the_same_numbers(bounds: list[int]) -> None:
             id="bound-is-a-vector",
         ),
         pytest.param(
+            "g (float[N,4] x) => (float[N,4] y) <float b = {nan}> { r = Relu(x) y = Clip(r, b) }",
+            "a bound is not one constant number",
+            id="bound-is-not-a-number",
+        ),
+        pytest.param(
             "g (float[N,4] x) => (float[N,4] y) <float a = {2}, float b = {1}> "
             "{ r = Relu(x) y = Clip(r, a, b) }",
             "a bound is not one constant number",

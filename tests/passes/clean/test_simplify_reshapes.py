@@ -88,6 +88,12 @@ def test_sees_through_a_position_table(fires: Any) -> None:
             id="sizes-of-another-tensor",
         ),
         pytest.param(
+            """<ir_version: 10, opset_import: ["" : 20, "custom" : 1]>
+               g (float[B,8] x) => (float[C] y) <int64[1] t = {-1}> { h = custom.op(x) y = Reshape(h, t) }""",
+            "the rank of the input is unknown",
+            id="unknown-rank",
+        ),
+        pytest.param(
             "g (float[0,8] x) => (float[4,0] y) <int64[2] t = {4, 0}> { y = Reshape<allowzero = 1>(x, t) }",
             "the target holds a real zero",
             id="real-zero",
