@@ -71,7 +71,7 @@ def _check_scales(model: ir.Model) -> None:
         if node.op_type not in _CONVERSIONS or node.domain != "":
             continue
         scale = constant_array(node.inputs[1])
-        if scale is not None and not (np.isfinite(scale) & (scale > 0)).all():
+        if scale is not None and not all(0.0 < float(number) < np.inf for number in scale.ravel()):
             raise VerificationError(f"the scale of '{node.outputs[0].name}' is not positive")
 
 

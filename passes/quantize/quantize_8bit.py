@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -27,16 +26,10 @@ from adapass.passes.quantize.fitting import fit_scales, pending
 from adapass.passes.quantize.layout import lay_out_dynamic, lay_out_static
 from adapass.passes.quantize.local_check import check_locally
 from adapass.passes.quantize.ranges import RangeMethod
-from adapass.passes.quantize.sites import Limits, Site, find_sites
+from adapass.passes.quantize.sensitivity import sensitivity
+from adapass.passes.quantize.sites import Limits, Setting, Site, find_sites
 from adapass.passes.quantize.weights import QuantizedWeight, quantize_weight
 from adapass.rewrite import PassResult
-
-
-class Setting(StrEnum):
-    """How activations get their scale."""
-
-    STATIC = "static"
-    DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +136,6 @@ class Quantize8bit(BudgetedPass):
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
     ) -> Mapping[str, float]:
         """Relative output distortion of each choice alone, by its key; one session serves all sites."""
-        from adapass.passes.quantize.sensitivity import sensitivity
-
         found: dict[str, float] = {}
         for setting in Setting:
             keys = {choice.key: (choice.site,) for choice in choices if choice.setting == setting}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +15,33 @@ from adapass.errors import UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
 from adapass.passes.quantize.fitting import observe, spread
-from adapass.passes.quantize.quantize_8bit import Quantize8bit, Setting
 from adapass.passes.quantize.ranges import ActivationScale, RangeMethod, activation_scale
-from adapass.passes.quantize.sites import Site
+from adapass.passes.quantize.sites import Setting, Site
 from adapass.passes.quantize.suffixes import Suffixes
 from adapass.passes.quantize.switches import insert_switches, watched_values
+from adapass.passes.quantize.weights import QuantizedWeight
 
 BATCH = 16
 PARTS = 4
 """More parts run less again and hold more copies of the weights."""
 Outputs = Mapping[str, Array]
+
+
+class Rounding(Protocol):
+    """What of ``quantize-8bit`` decides how a site is rounded."""
+
+    @property
+    def ranges(self) -> RangeMethod: ...
+
+    @property
+    def percentile(self) -> float: ...
+
+    @property
+    def calibration_samples(self) -> int: ...
+
+    def sites(self, model: ir.Model) -> tuple[Site, ...]: ...
+
+    def rounded(self, site: Site) -> QuantizedWeight: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +60,7 @@ def sensitivity(
     samples: Samples,
     groups: Mapping[str, Sequence[str]] | None = None,
     *,
-    options: Quantize8bit | None = None,
+    options: Rounding,
     setting: Setting = Setting.STATIC,
     count: int = 32,
 ) -> Mapping[str, Sensitivity]:
@@ -54,8 +72,7 @@ def sensitivity(
 
     """
     del facts
-    chosen = options or Quantize8bit()
-    switched = _Switched(model, samples, chosen, setting)
+    switched = _Switched(model, samples, options, setting)
     groups = {name: (name,) for name in switched.sites} if groups is None else groups
     if unknown := sorted({site for group in groups.values() for site in group} - set(switched.sites)):
         raise UsageError(f"quantize-8bit has no sites {unknown} at setting '{setting}'; propose() lists them")
@@ -78,7 +95,7 @@ def _batches(samples: Samples, count: int) -> list[Feeds]:
 class _Switched:
     """The model with a switch at every site, cut at some sites so that only what is behind runs again."""
 
-    def __init__(self, model: ir.Model, samples: Samples, options: Quantize8bit, setting: Setting) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, options: Rounding, setting: Setting) -> None:
         copy = model.clone()
         sites = [site for site in options.sites(copy) if setting in site.settings]
         scales = _scales(model, sites, samples, options) if setting is Setting.STATIC else None
@@ -106,7 +123,7 @@ class _Switched:
 
 
 def _scales(
-    model: ir.Model, sites: Sequence[Site], samples: Samples, options: Quantize8bit
+    model: ir.Model, sites: Sequence[Site], samples: Samples, options: Rounding
 ) -> dict[str, ActivationScale]:
     exact = options.ranges is not RangeMethod.MIN_MAX
     seen = observe(model, watched_values(sites), samples, samples=options.calibration_samples, exact=exact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,13 @@ from adapass.rewrite import Reject
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 FIRST_OPSET = 13
 """``DequantizeLinear`` takes one scale a channel from here on."""
+
+
+class Setting(StrEnum):
+    """How activations get their scale."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +38,8 @@ class Site:
     """Constant bias [channels] that is an input of the node (``beta`` multiplied in)."""
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        return ("static",) if self.node.op_type == "Conv" else ("static", "dynamic")
+    def settings(self) -> tuple[Setting, ...]:
+        return (Setting.STATIC,) if self.node.op_type == "Conv" else tuple(Setting)
 
 
 @dataclass(frozen=True, slots=True)

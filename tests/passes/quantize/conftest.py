@@ -31,7 +31,7 @@ class ArraySamples:
         return {name: array[list(indices)] for name, array in self.arrays.items()}
 
 
-def literal(array: npt.NDArray[np.float32]) -> str:
+def literal(array: npt.NDArray[np.floating]) -> str:
     """An array as the value of an initializer in ONNX text."""
     numbers = ", ".join(repr(float(x)) for x in array.ravel())
     return "{" + numbers + "}"

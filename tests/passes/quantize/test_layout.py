@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
-from adapass.budgeted import Samples
+from adapass.budgeted import Array, Samples
 from adapass.facts import FactCache
 from adapass.graph.save import to_bytes
 from adapass.graph.text import parse, to_text
-from adapass.passes.quantize.quantize_8bit import Quantize8bit, Setting
+from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from adapass.passes.quantize.ranges import RangeMethod
+from adapass.passes.quantize.sites import Setting
+
+ort: Any = import_module("onnxruntime")  # ships no types
 
 STATIC = Quantize8bit(min_matmul_elements=4, min_conv_elements=4, ranges=RangeMethod.MIN_MAX)
 DYNAMIC = Quantize8bit(min_matmul_elements=4, settings=(Setting.DYNAMIC,))
@@ -44,7 +48,7 @@ def run(step: Quantize8bit, model: ir.Model, data: Samples | None) -> ir.Model:
     return model
 
 
-def test_static_product(make_samples: type) -> None:
+def test_static_product(make_samples: Callable[[Mapping[str, Array]], Samples]) -> None:
     data = make_samples({"x": np.array([[-1.0, 0.0], [254.0, 3.0]], np.float32)})
 
     after = run(STATIC, parse(PRODUCT), data)
@@ -89,7 +93,7 @@ def optimized(model: ir.Model, folder: Path) -> Counter[str]:
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+    return Counter(node.op_type for node in ir.load(folder / "optimized.onnx").graph)
 
 
 def test_static_products_are_fused(mlp: ir.Model, rows: Samples, tmp_path: Path) -> None:
@@ -132,7 +136,7 @@ def test_what_only_moves_numbers_keeps_their_scale(residual_net: ir.Model, image
     assert scales["c1"] != scales["c2"]
 
 
-def test_readers_share_one_conversion_and_others_keep_the_float(tmp_path: Path) -> None:
+def test_readers_share_one_conversion_and_others_keep_the_float() -> None:
     model = parse(
         """
         <ir_version: 10, opset_import: ["" : 20]>

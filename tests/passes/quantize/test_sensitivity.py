@@ -10,8 +10,9 @@ from adapass.budgeted import Choice, Samples
 from adapass.errors import UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
-from adapass.passes.quantize.quantize_8bit import Quantize8bit, Setting
+from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from adapass.passes.quantize.sensitivity import sensitivity
+from adapass.passes.quantize.sites import Setting
 
 STEP = Quantize8bit(min_matmul_elements=64, min_conv_elements=64)
 
