@@ -260,7 +260,8 @@ def test_what_is_no_token_mask(build: Build, inputs: str, body: str) -> None:
 
 
 ATTENDING = """
-    e = Gather(table, ids) q = MatMul(e, wq) k = MatMul(e, wk) u = MatMul(e, wv) kt = Transpose<perm = [0, 2, 1]>(k)
+    e = Gather(table, ids) q = MatMul(e, wq) k = MatMul(e, wk) u = MatMul(e, wv)
+    kt = Transpose<perm = [0, 2, 1]>(k)
     s = MatMul(q, kt) {mix} p = Softmax(m) c = MatMul(p, u) y = MatMul(c, head)
 """
 

@@ -235,8 +235,8 @@ def test_sizes_cross_instead_of_what_they_were_measured_on(build: Build) -> None
 def test_the_size_of_a_side_value_is_taken_when_it_is_needed(build: Build) -> None:
     body = """
         f = Cast<to = 1>(mask) axis = Constant<value_ints = [2]>() wide = Unsqueeze(f, axis) s = Shape(wide)
-        e = MatMul(x, w1) r = Relu(e) h = MatMul(r, w2) one = ConstantOfShape(s) a = Add(h, one) b = MatMul(a, w3)
-        y = MatMul(b, head)
+        e = MatMul(x, w1) r = Relu(e) h = MatMul(r, w2) one = ConstantOfShape(s) a = Add(h, one)
+        b = MatMul(a, w3) y = MatMul(b, head)
     """
     found = points(build("float[B, T, 4] x, int64[B, T] mask", "float[B, T, 2] y", SQUARE, body))
 
