@@ -126,7 +126,7 @@ class Pipeline:
         except AdapassError:
             raise
         except Exception as error:
-            # Passes are foreign code here (plugins, wrapped library passes): what they raise is a bug to name.
+            # Passes are foreign code here (plugins, wrapped library passes): what they raise is a bug.
             raise PassError(
                 step, self.passes[: step.index], f"raised {type(error).__name__}: {error}"
             ) from error

@@ -26,7 +26,7 @@ from adapass.verification import Comparison, compare
 MODEL = """
 <ir_version: 10, opset_import: ["" : 20]>
 net (float[N, 4] x) => (float[N, 3] y)
-<float[4, 5] w = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 
+<float[4, 5] w = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
                 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0},
  float[5] b = {1, 2, 3, 4, 5},
  float[5, 3] v = {1, -2, 3, -4, 5, -6, 7, -8, 9, -10, 11, -12, 13, -14, 15}>

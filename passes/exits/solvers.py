@@ -18,15 +18,15 @@ from scipy.special import expit, log_softmax, softmax
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-PENALTIES = (1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
+PENALTIES = (3e-2, 1e-2, 1e-3)
 """Strengths of the L2 penalty that are tried, strongest first (each starts from the one before)."""
 SHRINKAGES = (0.5, 0.1, 0.02)
 """Shares of the mean variance mixed into the covariance of ``gda``, strongest first."""
 SCREENING = 0.1
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.1, 10.0, 121))
-MAX_ITERATIONS = 150
+MAX_ITERATIONS = 60
 MIN_ITERATIONS = 20
-WORK_LIMIT = 4e10
+WORK_LIMIT = 8e9
 """Floating-point operations one solve may take; wider problems get fewer iterations instead."""
 FLOOR = 1e-6
 
