@@ -38,11 +38,22 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from adapass.analyses.cut_points import CutPoints
-from adapass.budgeted import BudgetedPass, Choice, Knob, OperatingPoint, Proposal, Refusal, Samples, Services
+from adapass.budgeted import (
+    BudgetedPass,
+    Choice,
+    Feeds,
+    Knob,
+    OperatingPoint,
+    Proposal,
+    Refusal,
+    Samples,
+    Services,
+)
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.shapes import infer_shapes
 from adapass.ops import EXIT_INDEX, EXIT_THRESHOLDS, MINIMUM_OPSET, read_exits
+from adapass.passes.exits.check_exits import check_exits
 from adapass.passes.exits.features import Site, check_features
 from adapass.passes.exits.fit_heads import FitOptions, fit_all
 from adapass.passes.exits.heads import HeadKind, candidates
@@ -154,6 +165,10 @@ class InsertExits(BudgetedPass):
         record = read_record(model)
         options = FitOptions(self.features, self.queries, self.label_weight, self.mirror, self.seed)
         install(model, record, fit_all(model, record, data, options))
+
+    def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
+        """Compute every head and rule a second time: neutral thresholds would hide a mistake."""
+        check_exits(before, after, feeds)
 
     def knobs(self, model: ir.Model) -> tuple[Knob, ...]:
         if EXIT_THRESHOLDS not in model.graph.initializers:

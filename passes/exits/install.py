@@ -12,6 +12,7 @@ from adapass.errors import ModelError
 from adapass.graph.edit import remove_dead_nodes
 from adapass.graph.shapes import infer_shapes
 from adapass.ops import EXIT_INDEX
+from adapass.passes.exits.check_exits import head_digest
 from adapass.passes.exits.fit_heads import Winner
 from adapass.passes.exits.heads import HeadValues, insert_head
 from adapass.passes.exits.insert import Planned, head_record
@@ -35,7 +36,10 @@ def install(model: ir.Model, record: ExitsRecord, winners: Sequence[Winner]) -> 
         _set(model, bias, winner.fitted.head.bias)
         if winner.queries is not None:
             _set(model, queries, winner.queries)
-        heads.append(placed.model_copy(update={"fitted": True, "quality": _quality(winner)}))
+        digest = head_digest(model, placed)
+        heads.append(
+            placed.model_copy(update={"fitted": True, "digest": digest, "quality": _quality(winner)})
+        )
     remove_dead_nodes(model)
     infer_shapes(model)
     write_record(model, record.model_copy(update={"heads": tuple(heads)}))

@@ -48,6 +48,8 @@ class HeadRecord(BaseModel):
     values: tuple[str, str, str, str, str]
     """Names: features, logits, weight, bias, queries ("" without)."""
     fitted: bool = False
+    digest: str = ""
+    """Hash of the fitted weights."""
     quality: dict[str, float] = Field(default_factory=dict)
     """What fitting measured on held-out fit samples."""
 
