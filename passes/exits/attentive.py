@@ -7,7 +7,7 @@ Q, W and b are learned together; only Q is kept, the linear part is fitted again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +22,25 @@ from adapass.passes.exits.features import Site, token_weights, tokens_first
 from adapass.passes.exits.heads import HeadSpec
 from adapass.passes.exits.nodes import Builder
 from adapass.passes.exits.solvers import cross_entropy
-from adapass.passes.exits.streaming import run_batches
+from adapass.passes.exits.streaming import BATCH, equal_shape_batches, fixed_batch, run_batches
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-MAX_SAMPLES = 1024
+MAX_SAMPLES = 768
 TOKEN_BYTES = 1 << 27
 """Bound on the token activations held while queries are learned."""
-ITERATIONS = 60
+ITERATIONS = 40
 PENALTY = 1e-2
 FLOOR = np.float32(1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOptions:
+    """What learning queries depends on beside the data."""
+
+    exclusive: bool
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,62 +60,60 @@ def fit_queries(
     site: Site,
     spec: HeadSpec,
     samples: Samples,
-    targets: Floats,
-    exclusive: bool,
-    seed: int,
+    targets: Mapping[int, Floats],
+    options: QueryOptions,
 ) -> Floats:
-    """Queries ``[C, M]`` for the raw tokens at ``site``; ``targets`` start with one row a sample."""
-    batches = _token_batches(base, site, samples, targets)
-    scale = (
-        np.sqrt(np.mean([np.var(b.tokens, axis=(0, 1)) for b in batches], axis=0)).astype(np.float32) + FLOOR
-    )
-    scaled = [TokenBatch(b.tokens / scale, b.hidden, b.targets) for b in batches]
-    channels, classes = len(scale), targets.shape[1]
+    """Queries ``[C, M]`` for the raw tokens at ``site``, learned on the samples that have ``targets``."""
+    batches = _token_batches(base, site, samples, targets, options.seed)
+    scale = np.sqrt(np.mean([np.var(b.tokens, axis=(0, 1)) for b in batches], axis=0)) + FLOOR
+    scaled = [TokenBatch(b.tokens / scale.astype(np.float32), b.hidden, b.targets) for b in batches]
+    channels, classes = len(scale), batches[0].targets.shape[1]
     shapes = ((channels, spec.queries), (channels * spec.queries, classes), (classes,))
     sizes = [int(np.prod(shape)) for shape in shapes]
     start = np.zeros(sum(sizes))
-    random = np.random.default_rng([seed, channels, spec.queries])
+    random = np.random.default_rng([options.seed, channels, spec.queries])
     start[: sizes[0]] = random.standard_normal(sizes[0]) / channels
 
     def objective(flat: Doubles) -> tuple[float, Doubles]:
-        return _loss(flat, shapes, scaled, exclusive=exclusive)
+        return _loss(flat, shapes, scaled, exclusive=options.exclusive)
 
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
     queries = np.asarray(found.x, np.float64)[: sizes[0]].reshape(shapes[0])
     return np.asarray(queries / scale[:, None], np.float32)
 
 
-def _token_batches(base: ir.Model, site: Site, samples: Samples, targets: Floats) -> list[TokenBatch]:
+def query_samples(allowed: Sequence[int]) -> list[int]:
+    """At most ``MAX_SAMPLES`` of the allowed indices, evenly spread."""
+    places = np.unique(np.linspace(0, len(allowed) - 1, min(len(allowed), MAX_SAMPLES)).round())
+    return [allowed[int(place)] for place in places]
+
+
+def _token_batches(
+    base: ir.Model, site: Site, samples: Samples, targets: Mapping[int, Floats], seed: int
+) -> list[TokenBatch]:
     probe = base.clone()
     build = Builder(probe, "probe")
     weights = token_weights(build, site)
-    wanted = [
-        build.op("Identity", value) for value in (tokens_first(build, site), weights) if value is not None
-    ]
+    values = [tokens_first(build, site), *([] if weights is None else [weights])]
+    wanted = [build.op("Identity", value) for value in values]
     probe.graph.outputs.clear()
     probe.graph.outputs.extend(wanted)
     remove_dead_nodes(probe)
     names = [value.name or "" for value in wanted]
+    groups = equal_shape_batches(samples, list(targets), fixed_batch(base) or BATCH)
+    order = np.random.default_rng(seed).permutation(len(groups))  # so that stopping early keeps all lengths
     batches: list[TokenBatch] = []
     held_bytes = 0
-    for group, values in run_batches(probe, names, samples, _spread(len(samples))):
-        tokens = np.asarray(values[names[0]], np.float32)
-        shown = np.asarray(values[names[1]], np.float32)[:, 0, :, None] if weights is not None else None
-        hidden = (
-            np.zeros((*tokens.shape[:2], 1), np.float32)
-            if shown is None
-            else (shown - 1.0) * np.float32(1e30)
-        )
-        batches.append(TokenBatch(tokens, hidden, targets[group]))
+    for group, found in run_batches(probe, names, samples, [groups[place] for place in order]):
+        tokens = np.asarray(found[names[0]], np.float32)
+        hidden = np.zeros((*tokens.shape[:2], 1), np.float32)
+        if weights is not None:
+            hidden = (np.asarray(found[names[1]], np.float32)[:, 0, :, None] - 1.0) * np.float32(1e30)
+        batches.append(TokenBatch(tokens, hidden, np.stack([targets[index] for index in group])))
         held_bytes += tokens.nbytes
         if held_bytes > TOKEN_BYTES:
             break
     return batches
-
-
-def _spread(count: int) -> list[int]:
-    """At most ``MAX_SAMPLES`` indices, evenly spread over the data."""
-    return [int(index) for index in np.unique(np.linspace(0, count - 1, min(count, MAX_SAMPLES)).round())]
 
 
 def _loss(

@@ -1,8 +1,9 @@
 """Fit the heads of inserted exits to the original model's own outputs.
 
-One pass over the samples computes every candidate's features with the nodes that would run; then each
-exit keeps the candidate that follows the original best on held-out fit samples. Only pooled
-features are kept, in groups of exits that stay below a bound on memory.
+Queries of attentive heads are learned first, on a bounded part of the samples. One pass over all
+samples then computes every candidate's features with the nodes that would run, and each exit keeps
+the candidate that follows the original best on held-out fit samples. Only pooled features are
+kept, in groups of exits that stay below a bound on memory (one pass a group).
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from adapass.budgeted import Array, Samples
 from adapass.errors import DataError, ModelError
 from adapass.graph.edit import remove_dead_nodes
 from adapass.ops import read_exits
-from adapass.passes.exits.attentive import fit_queries
-from adapass.passes.exits.features import pooled
-from adapass.passes.exits.heads import HeadKind, HeadSpec, candidates, head_features
+from adapass.passes.exits.attentive import QueryOptions, fit_queries, query_samples
+from adapass.passes.exits.heads import ATTENTIVE, HeadKind, HeadSpec, candidates, head_features, width_of
 from adapass.passes.exits.nodes import Builder
 from adapass.passes.exits.output_form import Activation, Task
 from adapass.passes.exits.record import ExitsRecord, HeadRecord
@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float32]
 
 HELD_EVERY = 5
 """Every fifth fit sample is held out to choose penalties, temperatures and features."""
-MEMORY_BYTES = 1 << 29
+MEMORY_BYTES = 1 << 30
 """Bound on the features held at once."""
 BETTER = 0.99
 """A costlier candidate must lower the held-out cross-entropy below this share of the cheaper one's."""
@@ -123,13 +123,14 @@ def fit_all(model: ir.Model, record: ExitsRecord, samples: Samples, options: Fit
         )
     base = without_exits(model)
     data = _Data(samples, mirrored=options.mirror and has_image(samples.feeds(0)))
+    queries = _queries(base, record, data, options)
     material: Material | None = None
     winners: list[Winner] = []
     for group in _groups(record.heads, options, data.rows):
-        features, output = _features(base, group, data, options, with_output=material is None)
+        features, output = _features(base, group, data, options, queries, with_output=material is None)
         material = material or _material(output, record, data, options)
         for head, found in zip(group, features, strict=True):
-            winners.append(_fit_one(base, head, found, data, material, options))
+            winners.append(_fit_one(head, found, material, options, queries.get(head.cut)))
             logger.debug("exit at %s: %s", head.cut, winners[-1].spec)
     return winners
 
@@ -149,14 +150,37 @@ def without_exits(model: ir.Model) -> ir.Model:
     return copy
 
 
+def _queries(base: ir.Model, record: ExitsRecord, data: _Data, options: FitOptions) -> Mapping[str, Floats]:
+    """Queries by cut, where an attentive head is a candidate; learned on samples that are not held out."""
+    wanted = [
+        (head, spec)
+        for head in record.heads
+        for spec in _specs(head, options)
+        if spec.kind is HeadKind.ATTENTIVE
+    ]
+    if not wanted:
+        return {}
+    indices = query_samples([index for index in range(len(data.samples)) if not _is_held(index)])
+    name = base.graph.outputs[0].name or ""
+    said = _probabilities(collect_rows(base, [name], data.samples, indices)[name], record)
+    targets = dict(zip(indices, said, strict=True))
+    how = QueryOptions(record.task is Task.CLASSIFICATION, options.seed)
+    return {
+        head.cut: fit_queries(base, head.site(), spec, data.samples, targets, how) for head, spec in wanted
+    }
+
+
+def _is_held(index: int) -> bool:
+    return index % HELD_EVERY == 0
+
+
 def _material(output: Array, record: ExitsRecord, data: _Data, options: FitOptions) -> Material:
     targets = _probabilities(output, record)
-    exclusive = record.task is Task.CLASSIFICATION
     if options.label_weight > 0.0:
         truth = np.tile(_label_rows(data.samples, record), (data.copies, 1))
         targets = ((1.0 - options.label_weight) * targets + options.label_weight * truth).astype(np.float32)
-    held = np.tile(np.arange(len(data.samples)) % HELD_EVERY == 0, data.copies)
-    return Material(targets, held, exclusive)
+    held = np.tile([_is_held(index) for index in range(len(data.samples))], data.copies)
+    return Material(targets, held, record.task is Task.CLASSIFICATION)
 
 
 def _probabilities(rows: Array, record: ExitsRecord) -> Floats:
@@ -190,17 +214,20 @@ def _specs(head: HeadRecord, options: FitOptions) -> tuple[HeadSpec, ...]:
     return candidates(head.site(), head.wanted, options.features, options.queries)
 
 
-def _pooled_names(head: HeadRecord, options: FitOptions) -> list[str]:
-    specs = _specs(head, options)
-    return list(dict.fromkeys(spec.features for spec in specs if spec.kind is not HeadKind.ATTENTIVE))
+def _by_features(head: HeadRecord, options: FitOptions) -> dict[str, HeadSpec]:
+    """One candidate per feature vector, cheapest first."""
+    found: dict[str, HeadSpec] = {}
+    for spec in _specs(head, options):
+        found.setdefault(spec.features, spec)
+    return found
 
 
 def _groups(heads: Sequence[HeadRecord], options: FitOptions, rows: int) -> Iterator[list[HeadRecord]]:
     group: list[HeadRecord] = []
     held_bytes = 0
     for head in heads:
-        site = head.site()
-        needed = 4 * rows * sum(site.width_of(name) or 0 for name in _pooled_names(head, options))
+        specs = _by_features(head, options).values()
+        needed = 4 * rows * sum(width_of(head.site(), spec) for spec in specs)
         if group and held_bytes + needed > MEMORY_BYTES:
             yield group
             group, held_bytes = [], 0
@@ -211,19 +238,27 @@ def _groups(heads: Sequence[HeadRecord], options: FitOptions, rows: int) -> Iter
 
 
 def _features(
-    base: ir.Model, heads: Sequence[HeadRecord], data: _Data, options: FitOptions, *, with_output: bool
+    base: ir.Model,
+    heads: Sequence[HeadRecord],
+    data: _Data,
+    options: FitOptions,
+    queries: Mapping[str, Floats],
+    *,
+    with_output: bool,
 ) -> tuple[list[dict[str, Floats]], Array]:
     """For every head its candidates' features by name; and the model's output, empty unless wanted."""
     probe = base.clone()
     build = Builder(probe, "probe")
     output = probe.graph.outputs[0]
-    found = [
-        {
-            name: build.op("Identity", pooled(build, head.site(), name))
-            for name in _pooled_names(head, options)
+    found: list[dict[str, ir.Value]] = []
+    for head in heads:
+        asked = queries.get(head.cut)
+        stored = None if asked is None else build.constant(asked, "probe_queries")
+        made = {
+            name: head_features(build, head.site(), spec, stored if spec.queries else None)
+            for name, spec in _by_features(head, options).items()
         }
-        for head in heads
-    ]
+        found.append({name: build.op("Identity", value) for name, value in made.items()})
     values = [value for features in found for value in features.values()]
     rows = data.values(probe, [*values, output] if with_output else values)
     kept = [{name: rows[value.name or ""].astype(np.float32) for name, value in f.items()} for f in found]
@@ -231,35 +266,35 @@ def _features(
 
 
 def _fit_one(
-    base: ir.Model,
     head: HeadRecord,
     features: Mapping[str, Floats],
-    data: _Data,
     material: Material,
     options: FitOptions,
+    queries: Floats | None,
 ) -> Winner:
-    best = _best_pooled(head, features, material, options)
-    for spec in _specs(head, options):
-        if spec.kind is HeadKind.ATTENTIVE:
-            found = _fit_attentive(base, head, spec, data, material, options)
-            clearly = best is None or found.fitted.cross_entropy < BETTER * best.fitted.cross_entropy
-            best = found if clearly else best
+    """The best pooled head, unless the attentive one (which costs more to run) is clearly better."""
+    problems = {name: Problem(rows, material.targets, material.exclusive) for name, rows in features.items()}
+    best = _best_pooled(head, problems, material, options)
+    if queries is not None:
+        spec = _by_features(head, options)[ATTENTIVE]
+        fitted = best_fit(problems[ATTENTIVE], material.held, logistic, PENALTIES)
+        clearly = best is None or fitted.cross_entropy < BETTER * best.fitted.cross_entropy
+        best = Winner(spec, fitted, queries) if clearly else best
     if best is None:
         raise ModelError(f"no head fits at cut '{head.cut}'; apply insert-exits again with other features")
     return best
 
 
 def _best_pooled(
-    head: HeadRecord, features: Mapping[str, Floats], material: Material, options: FitOptions
+    head: HeadRecord, problems: Mapping[str, Problem], material: Material, options: FitOptions
 ) -> Winner | None:
     """Choose the features in closed form, then the kind of head on them."""
     specs = [spec for spec in _specs(head, options) if spec.kind is not HeadKind.ATTENTIVE]
     if not specs:
         return None
-    problems = {name: Problem(rows, material.targets, material.exclusive) for name, rows in features.items()}
-    chosen = _best_features(problems, material)
+    chosen = _best_features({spec.features: problems[spec.features] for spec in specs}, material)
     specs = [spec for spec in specs if spec.features == chosen]
-    wide = features[chosen].size * material.targets.shape[1] > MAX_CONVEX_WORK
+    wide = problems[chosen].features.size * material.targets.shape[1] > MAX_CONVEX_WORK
     if wide and head.wanted is HeadKind.AUTO:
         specs = [spec for spec in specs if spec.kind is HeadKind.GDA]
     winners = [_solve(spec, problems[chosen], material) for spec in specs]
@@ -282,20 +317,3 @@ def _solve(spec: HeadSpec, problem: Problem, material: Material) -> Winner:
     if spec.kind is HeadKind.GDA:
         return Winner(spec, best_fit(problem, material.held, gda, SHRINKAGES), None)
     return Winner(spec, best_fit(problem, material.held, logistic, PENALTIES), None)
-
-
-def _fit_attentive(
-    base: ir.Model, head: HeadRecord, spec: HeadSpec, data: _Data, material: Material, options: FitOptions
-) -> Winner:
-    """Learn the queries on a bounded number of tokens, then the linear part on all samples."""
-    queries = fit_queries(
-        base, head.site(), spec, data.samples, material.targets, material.exclusive, options.seed
-    )
-    probe = base.clone()
-    build = Builder(probe, "probe")
-    value = build.op(
-        "Identity", head_features(build, head.site(), spec, build.constant(queries, "probe_queries"))
-    )
-    rows = data.values(probe, [value])[value.name or ""].astype(np.float32)
-    problem = Problem(rows, material.targets, material.exclusive)
-    return Winner(spec, best_fit(problem, material.held, logistic, PENALTIES), queries)

@@ -33,7 +33,7 @@ class HeadKind(StrEnum):
     """How a head turns a cut into scores."""
 
     AUTO = "auto"
-    """Linear or gda, whichever follows the original model better on held-out fit samples."""
+    """Fit all that exist and keep the one that follows the original best on held-out fit samples."""
     LINEAR = "linear"
     GDA = "gda"
     ATTENTIVE = "attentive"
@@ -78,7 +78,7 @@ def candidates(site: Site, kind: HeadKind, features: str, queries: int) -> tuple
         if kind in (HeadKind.AUTO, kind_):
             found += [HeadSpec(kind_, offered) for offered in site.offered(features)]
     possible = site.cut.layout is Layout.TOKENS and site.cut.channels is not None and features == "auto"
-    if kind is HeadKind.ATTENTIVE and possible:
+    if kind in (HeadKind.AUTO, HeadKind.ATTENTIVE) and possible:
         found.append(HeadSpec(HeadKind.ATTENTIVE, ATTENTIVE, queries))
     return tuple(found)
 

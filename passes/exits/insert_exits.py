@@ -85,7 +85,7 @@ class InsertExits(BudgetedPass):
     rule: Rule = Rule.MAX_PROBABILITY
     """When a sample leaves: max-probability, margin, entropy, or patience (exits that agree in a row)."""
     head: HeadKind = HeadKind.AUTO
-    """linear, gda, attentive (tokens only, slow to fit), or auto: linear or gda, by held-out fit samples."""
+    """linear, gda, attentive (tokens only), or auto: the best of them on held-out fit samples."""
     features: str = "auto"
     """What a head reads, joined by +: mean, class-token, max (tokens); mean, std, max, grid2, grid4, grid8
     (images); raw (vectors). auto tries several."""

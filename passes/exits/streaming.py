@@ -39,12 +39,17 @@ def fixed_batch(model: ir.Model) -> int | None:
 
 
 def run_batches(
-    model: ir.Model, names: Sequence[str], samples: Samples, indices: Sequence[int], *, mirrored: bool = False
+    model: ir.Model,
+    names: Sequence[str],
+    samples: Samples,
+    batches: Sequence[list[int]],
+    *,
+    mirrored: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, Array]]]:
-    """Yield (indices, values by name) until all samples have run; values have one row an index."""
+    """Yield (indices, values by name) batch by batch; values have one row an index."""
     session = Session(model, outputs=names, optimize=True)
     fixed = fixed_batch(model)
-    for group in equal_shape_batches(samples, indices, fixed or BATCH):
+    for group in batches:
         filled = group + [group[-1]] * ((fixed or len(group)) - len(group))
         feeds = samples.batch(filled)
         found = session.run(_mirrored(feeds) if mirrored else feeds)
@@ -57,7 +62,8 @@ def collect_rows(
     """Values by name for all ``indices``, in their order. Only for values of one shape a sample."""
     rows: dict[str, Array] = {}
     place = {index: row for row, index in enumerate(indices)}
-    for group, values in run_batches(model, names, samples, indices, mirrored=mirrored):
+    batches = equal_shape_batches(samples, indices, fixed_batch(model) or BATCH)
+    for group, values in run_batches(model, names, samples, batches, mirrored=mirrored):
         at = [place[index] for index in group]
         for name, value in values.items():
             if name not in rows:
