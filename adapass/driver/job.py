@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from adapass.artifact.manifest import Latency
 from adapass.certify.bounds import Method
 from adapass.certify.power import data_message, smallest_budget
-from adapass.data import fingerprint
 from adapass.driver.choosing import clean_candidate, finalists, replay, search
 from adapass.driver.comparing import compared, final_build, modelled_original, shortfall
 from adapass.driver.context import Context
 from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.material import Parts
 from adapass.driver.outcome import Finding, hand_back
-from adapass.driver.proof import Proof, prove
+from adapass.driver.proof import Proof, prove, sequence
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.report import Report, Result, Row
 from adapass.driver.shipping import no_data_hint, ship
@@ -92,47 +91,36 @@ class Job:
         )
 
     def _finish(self, parts: Parts, builds: Sequence[Build], seconds: Mapping[str, float]) -> Result:
-        """Prove the fastest build; where that fails, the fastest of the exact ones."""
+        """Prove the fastest build, with the fastest exact one in front of it; ship the last that passed."""
         self._phase("certify", 4)
         judge = self.context.judge("certify", parts.certify)
-        ordered = sorted(builds, key=lambda build: seconds[build.name])
-        exact = next((build for build in ordered if not build.candidate.plan.parts), ordered[0])
-        reason = f"nothing was faster than the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
-        for build in dict.fromkeys((ordered[0], exact)):
-            if self.context.device_present and seconds[build.name] >= seconds[ORIGINAL]:
-                break
-            proof = self._prove(build, judge)
-            if proof.certificate is not None or self.context.request.allow_uncertified:
-                return self._compare(build, proof, judge, seconds)
-            reason = self._not_certified(build, proof)
-        return self._hand_back(reason, ordered[0].candidate.plan)
+        measured = self.context.device_present
+        faster = [b for b in builds if not measured or seconds[b.name] < seconds[ORIGINAL]]
+        if not faster:
+            reason = f"nothing was faster than the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
+            return self._hand_back(reason, Plan())
+        fast = min(faster, key=lambda build: seconds[build.name])
+        exact = [b for b in faster if not b.candidate.plan.parts]
+        safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
+        limit = self.context.request.latency_target_seconds
+        proof = prove(self.context, sequence(fast, safest, limit), judge)
+        if proof.certificate is None and not self.context.request.allow_uncertified:
+            return self._hand_back(self._not_certified(proof), fast.candidate.plan)
+        return self._compare(proof, judge, seconds)
 
-    def _prove(self, build: Build, judge: Judge) -> Proof:
-        request = self.context.request
-        return prove(
-            build,
-            judge,
-            max_drop=request.max_drop,
-            confidence=request.confidence,
-            latency_target_seconds=request.latency_target_seconds,
-            split_seed=request.seed,
-            data=fingerprint(judge.samples),
-            threads=request.threads,
-            progress=self.context.progress,
-        )
-
-    def _not_certified(self, build: Build, proof: Proof) -> str:
+    def _not_certified(self, proof: Proof) -> str:
         bound = (
             f"{100 * proof.reachable:.2f} points with {100 * self.context.request.confidence:g} % confidence"
         )
         return (
-            f"{build.candidate.plan} is faster, but its drop can only be bounded by {bound}; "
+            f"{proof.contestant.build.candidate.plan} is faster, but its drop can only be bounded by {bound}; "
             f"--max-drop {proof.reachable:.4f} is the nearest budget within reach"
         )
 
-    def _compare(self, build: Build, proof: Proof, judge: Judge, seconds: Mapping[str, float]) -> Result:
+    def _compare(self, proof: Proof, judge: Judge, seconds: Mapping[str, float]) -> Result:
         self._phase("compare with the original", 5)
-        final = final_build(self.context, build, proof.point)
+        build = proof.contestant.build
+        final = final_build(self.context, build, proof.contestant.point)
         latency, ratio = compared(self.context, final)
         if (reason := shortfall(self.context, latency, ratio)) is not None:
             return self._hand_back(reason, build.candidate.plan, latency=latency)

@@ -1,14 +1,15 @@
-"""Certify what ships: the built artifact itself, run on the certify part, along its path of settings.
+"""Certify what ships: built artifacts, run on the certify part, in one fixed sequence.
 
-The path goes from the safest setting to the most aggressive one and was fixed on search data. Each
-setting is tested in turn; the first that fails ends it, and the last that passed is shipped
-(fixed-sequence testing, so the choice costs no confidence).
+The sequence is fixed before the certify samples are touched: the exact build first (where it is faster
+than the original at all), then the fastest build with its knobs neutral, then along its path of
+settings from the safest to the most aggressive. Each step is tested in turn; the first that fails ends
+it, and the last that passed ships (fixed-sequence testing: the choice costs no confidence).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +19,38 @@ from adapass.certify.bounds import upper_bound
 from adapass.certify.certificate import Certificate, issue
 from adapass.certify.losses import Losses
 from adapass.certify.sequence import certify
+from adapass.data import fingerprint
+from adapass.driver.context import Context
 from adapass.driver.finals import Build, knob_feeds
-from adapass.progress import Progress
 from adapass.search.judge import Judge, stack_outputs
 
-MAX_POINTS = 8
+MAX_POINTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One step of the sequence: a build at a setting of its knobs."""
+
+    build: Build
+    point: OperatingPoint | None
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """The outcome of certification."""
 
-    point: OperatingPoint | None
-    """The last setting that passed, or the safest when nothing passed; ``None`` without knobs."""
+    contestant: Contestant
+    """The last step that passed; where none did, the first."""
     certificate: Certificate | None
     """``None`` when nothing passed."""
     reachable: float
-    """Upper confidence bound on the drop at that setting."""
+    """Upper confidence bound on the drop of the contestant."""
     score: float
-    """The metric on the certify part at that setting."""
+    """The metric on the certify part."""
     exits: npt.NDArray[np.int64] | None
     """The exit each certify sample took; ``None`` for a model without exits."""
+    tested: tuple[Mapping[str, object], ...]
+    """Every step that was tested, plain data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,53 +60,16 @@ class _Run:
     exits: npt.NDArray[np.int64] | None
 
 
-def prove(
-    build: Build,
-    judge: Judge,
-    *,
-    max_drop: float,
-    confidence: float,
-    latency_target_seconds: float | None,
-    split_seed: int,
-    data: str,
-    threads: int,
-    progress: Progress,
-) -> Proof:
-    """Walk the path of settings of one build over the certify samples (``data`` is their fingerprint)."""
-    path = path_of(build.candidate.points, latency_target_seconds)
-    runs: list[_Run] = []
-
-    def walk() -> Iterator[Losses]:
-        for index, point in enumerate(path):
-            runs.append(_run(build, judge, point, threads))
-            progress.step(index + 1, len(path), "certify")
-            yield runs[-1].losses
-
-    verdict = certify(walk(), max_drop, confidence)
-    position = verdict.index or 0
-    shipped = runs[position]
-    certificate = (
-        None
-        if verdict.index is None
-        else issue(
-            shipped.losses,
-            verdict,
-            position=position,
-            max_drop=max_drop,
-            confidence=confidence,
-            split_seed=split_seed,
-            data=data,
-        )
-    )
-    return Proof(
-        path[position], certificate, upper_bound(shipped.losses, confidence), shipped.score, shipped.exits
-    )
+def sequence(fast: Build, exact: Build | None, enough_seconds: float | None) -> list[Contestant]:
+    """What is tested, in order."""
+    first = [Contestant(exact, None)] if exact is not None and exact is not fast else []
+    return [*first, *(Contestant(fast, point) for point in path_of(fast.candidate.points, enough_seconds))]
 
 
 def path_of(
     points: Sequence[OperatingPoint], enough_seconds: float | None = None
 ) -> list[OperatingPoint | None]:
-    """At most MAX_POINTS settings, ends included; ``[None]`` for a model without knobs.
+    """The neutral setting and at most MAX_POINTS more, ends included; ``[None]`` for a model without knobs.
 
     Settings more aggressive than the first one expected to be fast enough are left out.
     """
@@ -104,10 +79,55 @@ def path_of(
         slow = sum(point.expected_seconds > enough_seconds for point in points)
         points = points[: slow + 1]
     wanted = np.unique(np.linspace(0, len(points) - 1, min(MAX_POINTS, len(points))).round().astype(int))
-    return [points[int(i)] for i in wanted]
+    return [neutral(points[0]), *(points[int(i)] for i in wanted)]
 
 
-def _run(build: Build, judge: Judge, point: OperatingPoint | None, threads: int) -> _Run:
+def neutral(point: OperatingPoint) -> OperatingPoint:
+    """The same knobs at infinity: by convention the setting at which they do nothing."""
+    knobs = {name: np.full_like(value, np.inf) for name, value in point.knobs.items()}
+    return replace(point, knobs=knobs, sites=frozenset(), loss=0.0, detail={})
+
+
+def prove(context: Context, contestants: Sequence[Contestant], judge: Judge) -> Proof:
+    """Walk the sequence over the certify samples."""
+    request = context.request
+    runs: list[_Run] = []
+
+    def walk() -> Iterator[Losses]:
+        for index, contestant in enumerate(contestants):
+            runs.append(_run(contestant, judge, request.threads))
+            context.progress.step(index + 1, len(contestants), "certify")
+            yield runs[-1].losses
+
+    verdict = certify(walk(), request.max_drop, request.confidence)
+    position = verdict.index or 0
+    shipped = runs[position]
+    certificate = None
+    if verdict.index is not None:
+        certificate = issue(
+            shipped.losses,
+            verdict,
+            position=position,
+            max_drop=request.max_drop,
+            confidence=request.confidence,
+            split_seed=request.seed,
+            data=fingerprint(judge.samples),
+        )
+    tested = [
+        {
+            "name": contestant.build.name,
+            "loss": run.losses.mean,
+            "p_value": p,
+            "expected_seconds": None if contestant.point is None else contestant.point.expected_seconds,
+        }
+        for contestant, run, p in zip(contestants, runs, verdict.p_values, strict=False)
+    ]
+    bound = upper_bound(shipped.losses, request.confidence)
+    return Proof(contestants[position], certificate, bound, shipped.score, shipped.exits, tuple(tested))
+
+
+def _run(contestant: Contestant, judge: Judge, threads: int) -> _Run:
+    build, point = contestant.build, contestant.point
     name = build.candidate.model.graph.outputs[0].name or ""
     samples, taken = judge.samples, list[npt.NDArray[np.int64]]()
     runner = build.generator.load(build.folder, threads=threads)

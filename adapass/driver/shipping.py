@@ -36,7 +36,7 @@ def ship(
 ) -> Result:
     """Write the artifact of an optimized model."""
     build, request, parts = final.build, context.request, context.material.parts
-    point = proof.point if proof is not None else None
+    point = proof.contestant.point if proof is not None else None
     certificate = proof.certificate if proof is not None else None
     finding = Finding(
         recipe=write_plan(request, context.steps, build.candidate.plan, build, point),
@@ -47,7 +47,7 @@ def ship(
         certificate=certificate.to_dict() if certificate is not None else None,
         certificate_words=certificate.statement if certificate is not None else "",
         exits=_exits(final, context.clean, proof),
-        pareto=_pareto(race, build.name),
+        pareto=(*_pareto(race, build.name), *(proof.tested if proof is not None else ())),
         messages=(*(parts.notes if parts is not None else ()), *hints),
         warnings=_warnings(final, proof, request),
     )
