@@ -1,0 +1,1 @@
+../../adapass/defaults.py

@@ -1,0 +1,1 @@
+../../adapass/progress.py

@@ -1,0 +1,1 @@
+../../adapass/text_form.py
