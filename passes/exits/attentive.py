@@ -101,7 +101,8 @@ def _token_batches(
     remove_dead_nodes(probe)
     names = [value.name or "" for value in wanted]
     groups = equal_shape_batches(samples, list(targets), fixed_batch(base) or BATCH)
-    order = np.random.default_rng(seed).permutation(len(groups))  # so that stopping early keeps all lengths
+    # Shuffled, so that stopping early does not drop the lengths that come last.
+    order = [int(place) for place in np.random.default_rng(seed).permutation(len(groups))]
     batches: list[TokenBatch] = []
     held_bytes = 0
     for group, found in run_batches(probe, names, samples, [groups[place] for place in order]):

@@ -107,6 +107,8 @@ class _Data:
             collect_rows(model, names, self.samples, everything, mirrored=mirrored)
             for mirrored in (False, True)[: self.copies]
         ]
+        if len(runs) == 1:
+            return runs[0]
         return {name: np.concatenate([rows[name] for rows in runs]) for name in names}
 
 
@@ -261,8 +263,15 @@ def _features(
         found.append({name: build.op("Identity", value) for name, value in made.items()})
     values = [value for features in found for value in features.values()]
     rows = data.values(probe, [*values, output] if with_output else values)
-    kept = [{name: rows[value.name or ""].astype(np.float32) for name, value in f.items()} for f in found]
+    kept = [{name: _finite(rows, value, name) for name, value in features.items()} for features in found]
     return kept, rows[output.name or ""] if with_output else np.zeros(0, np.float32)
+
+
+def _finite(rows: Mapping[str, Array], value: ir.Value, what: str) -> Floats:
+    features = rows[value.name or ""].astype(np.float32, copy=False)
+    if not np.isfinite(features).all():
+        raise DataError(f"the {what} features of an exit are not finite on some fit samples; check the data")
+    return features
 
 
 def _fit_one(

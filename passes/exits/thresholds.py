@@ -48,8 +48,11 @@ def select(confidence: Floats, losses: Doubles, costs: Costs, max_loss: float) -
         return ()
     data = Observed.of(confidence, losses)
     family, last = _best_family(data, costs, max_loss)
-    path = families(costs)[family](data, costs, max_loss)
-    return _thinned([evaluate_observed(data, costs, step) for step in path[: last + 1]], costs, max_loss)
+    path = families(costs)[family](data, costs, max_loss)[: last + 1]
+    settings = [evaluate_observed(data, costs, thresholds) for thresholds in path]
+    if family and settings:
+        settings = [*_safer(data, costs, max_loss, settings[0]), *settings]
+    return _thinned(settings, costs, max_loss)
 
 
 def evaluate(confidence: Floats, losses: Doubles, costs: Costs, thresholds: Floats) -> Setting:
@@ -71,7 +74,7 @@ def _check(confidence: Floats, losses: Doubles, costs: Costs) -> None:
 
 
 def _best_family(data: Observed, costs: Costs, max_loss: float) -> tuple[int, int]:
-    """The family that is cheapest on samples it was not chosen on, and its last step within ``max_loss``.
+    """The family that is cheapest on samples it was not chosen on, and its last step within the loss.
 
     The first family, which has one number only, is kept unless another one is clearly cheaper.
     """
@@ -86,6 +89,12 @@ def _best_family(data: Observed, costs: Costs, max_loss: float) -> tuple[int, in
     best = min(range(len(found)), key=lambda index: found[index][1])
     best = best if found[best][1] < CLEARLY_CHEAPER * found[0][1] else 0
     return best, found[best][0]
+
+
+def _safer(data: Observed, costs: Costs, max_loss: float, first: Setting) -> list[Setting]:
+    """Common levels that cost more than ``first``: steps to fall back on, should it prove too bold."""
+    common = [evaluate_observed(data, costs, step) for step in families(costs)[0](data, costs, max_loss)]
+    return [setting for setting in common if setting.expected_seconds > first.expected_seconds]
 
 
 def _last_within(curves: Sequence[Sequence[Setting]], costs: Costs, max_loss: float) -> tuple[int, float]:

@@ -403,3 +403,14 @@ def test_text_and_back_keeps_the_model(
     again = parse(to_text(model))
     a, b = (Session(m).run({**samples.batch(THREE), **at(-1.0, 3)}) for m in (model, again))
     np.testing.assert_array_equal(a["y"], b["y"])
+
+
+def test_features_that_are_not_finite_are_refused(
+    mlp: MakeModel, rows: Callable[..., Samples], applied: Apply
+) -> None:
+    model = mlp()
+    applied(model, InsertExits())
+    x = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    x[7] = np.nan
+    with pytest.raises(DataError, match="not finite on some fit samples"):
+        InsertExits().fit(model, rows({"x": x}))

@@ -144,3 +144,20 @@ def test_tables_that_do_not_fit_are_refused(losses: Doubles, message: str) -> No
 
 def test_too_few_samples_choose_nothing() -> None:
     assert select(np.zeros((2, 1), np.float32), np.zeros((2, 2)), costs(1), 0.5) == ()
+
+
+def test_exits_on_different_scales_get_their_own_thresholds_with_safer_steps_before() -> None:
+    """Exit 0 is right above 0.5, exit 1 above 0.02: a common threshold must be 0.5."""
+    confidence = np.random.default_rng(0).random((4000, 2)).astype(np.float32)
+    losses = np.append(confidence < np.asarray([0.5, 0.02]), np.zeros((4000, 1)), axis=1).astype(np.float64)
+
+    found = select(confidence, losses, costs(2, 0.0), 0.0)
+
+    assert found[-1].thresholds.tolist() == pytest.approx([0.5, 0.02], abs=0.01)
+    assert found[-1].expected_seconds == pytest.approx(0.5 / 3 + 0.49 * 2 / 3 + 0.01, abs=0.02)
+    assert len(found) > 3
+    assert found[0].expected_seconds > 0.9
+
+
+def test_a_table_without_exits_chooses_nothing() -> None:
+    assert select(np.zeros((8, 0), np.float32), np.zeros((8, 1)), costs(0), 0.5) == ()
