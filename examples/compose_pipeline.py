@@ -9,10 +9,13 @@ import adapass
 from adapass.observe import TimeEachPass
 
 model = adapass.load(Path(str(files("adapass") / "assets" / "demo.onnx")))
-pipeline = adapass.Pipeline.parse("fold-constants,fold-batch-norm,merge-common-subexpressions,remove-dead-code")
+pipeline = adapass.Pipeline.parse(
+    "fold-constants,fold-batch-norm,merge-common-subexpressions,remove-dead-code"
+)
 timer = TimeEachPass()
 
 result = pipeline.run(model, observers=[timer])
 
 for step, counts, seconds in zip(pipeline.passes, result.results, timer.seconds, strict=True):
-    print(f"{step!s:32} applied {counts.applied:3}  declined {sum(counts.rejected.values()):3}  {seconds:.3f} s")
+    declined = sum(counts.rejected.values())
+    print(f"{step!s:32} applied {counts.applied:3}  declined {declined:3}  {seconds:.3f} s")

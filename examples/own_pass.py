@@ -26,13 +26,16 @@ class MultiplyByReciprocal(adapass.Rewrite):
         constant = constant_array(divisor)
         if constant is None or not np.issubdtype(constant.dtype, np.floating):
             raise adapass.Reject("the divisor is not a floating-point constant")
-        factor = ir.Value(name=f"{root.outputs[0].name}_factor", const_value=ir.tensor(1 / constant))
+        factor = ir.Value(
+            name=f"{root.outputs[0].name}_factor", const_value=ir.tensor(np.reciprocal(constant))
+        )
         product = ir.node("Mul", [value, factor])
         return adapass.Replacement([product], product.outputs, [factor])
 
 
 model = parse(
-    '<ir_version: 10, opset_import: ["" : 20]> g (float[N, 3] x) => (float[N, 3] y) <float k = {4}> { y = Div (x, k) }'
+    '<ir_version: 10, opset_import: ["" : 20]> '
+    "g (float[N, 3] x) => (float[N, 3] y) <float k = {4}> { y = Div (x, k) }"
 )
 result = adapass.Pipeline([MultiplyByReciprocal()]).run(model)
 print(result.results[0])

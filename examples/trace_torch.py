@@ -25,4 +25,4 @@ name = model.graph.inputs[0].name or ""
 for batch in (1, 5):
     x = np.random.default_rng(batch).normal(size=(batch, 4)).astype(np.float32)
     (found,) = session.run({name: x}).values()
-    print(batch, np.abs(found - module(torch.from_numpy(x)).detach().numpy()).max())
+    print(batch, np.abs(found - module(torch.as_tensor(x)).detach().numpy()).max())

@@ -134,7 +134,7 @@ def test_names_the_pass_that_lies_or_raises(step: Pass, message: str) -> None:
 
 
 def test_bisection_finds_pass_site_and_a_small_model(tmp_path: Path) -> None:
-    passes: list[Pass] = [SwapAdd() for _ in range(7)] + [SubtractAtOnce()] + [SwapAdd() for _ in range(4)]
+    passes: list[Pass] = [*(SwapAdd() for _ in range(7)), SubtractAtOnce(), *(SwapAdd() for _ in range(4))]
 
     guilty = bisect(parse(MODEL), Pipeline(passes))
 

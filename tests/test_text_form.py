@@ -44,10 +44,15 @@ class PaintNodes(Pass):
         return PassResult(applied=0)
 
 
+def _load_paint_nodes(path: str) -> type[Pass]:
+    assert path.endswith(":PaintNodes")
+    return PaintNodes
+
+
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "PASSES", {"paint-nodes": f"{__name__}:PaintNodes"})
-    monkeypatch.setattr(registry, "_load", lambda path: PaintNodes)
+    monkeypatch.setattr(registry, "_load", _load_paint_nodes)
 
 
 def test_defaults_are_left_out() -> None:
@@ -74,7 +79,7 @@ def test_round_trip(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "PASSES", {"paint-nodes": "x:PaintNodes"})
-        patch.setattr(registry, "_load", lambda path: PaintNodes)
+        patch.setattr(registry, "_load", _load_paint_nodes)
         step = PaintNodes(
             max_count=count, share=share, wild=wild, label=label, sites=tuple(sites), limit=limit
         )

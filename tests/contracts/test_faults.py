@@ -27,7 +27,8 @@ PICKS = 3
 NETWORK = """
 <ir_version: 10, opset_import: ["" : 20]>
 net (float[N, 3, 8, 8] x) => (float[N, 6] y)
-<float[4, 3, 3, 3] cw = {CONV}, float[4] cb = {1, -1, 2, -2}, float[4, 6] mw = {MATMUL}, float[6] mb = {1, 2, 3, 4, 5, 6}
+<float[4, 3, 3, 3] cw = {CONV}, float[4] cb = {1, -1, 2, -2},
+ float[4, 6] mw = {MATMUL}, float[6] mb = {1, 2, 3, 4, 5, 6}
  CONSTANTS>
 {
 PATTERN
@@ -43,8 +44,8 @@ PATTERN
 PATTERNS: Mapping[str, tuple[str, str]] = {
     "fold-batch-norm": (
         "h = Conv <kernel_shape = [1, 1]> (x, pw)\n z = BatchNormalization (h, bs, bb, bm, bv)",
-        "float[3, 3, 1, 1] pw = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] bs = {1, 2, 3}, float[3] bb = {3, 2, 1},"
-        " float[3] bm = {0.5, 0.25, 0.125}, float[3] bv = {1, 2, 4}",
+        "float[3, 3, 1, 1] pw = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] bs = {1, 2, 3},"
+        " float[3] bb = {3, 2, 1}, float[3] bm = {0.5, 0.25, 0.125}, float[3] bv = {1, 2, 4}",
     ),
     "fold-constants": ("k = Add (k1, k2)\n z = Mul (x, k)", "float[1] k1 = {1}, float[1] k2 = {2}"),
     "fold-output-scale": (
@@ -57,8 +58,8 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         "float k = {1.4142135}, float one = {1}, float half = {0.5}",
     ),
     "fuse-layer-norm": (
-        "m = ReduceMean (x, ax)\n d = Sub (x, m)\n s = Mul (d, d)\n v = ReduceMean (s, ax)\n e = Add (v, eps)\n"
-        " r = Sqrt (e)\n n = Div (d, r)\n g = Mul (n, gain)\n z = Add (g, bias)",
+        "m = ReduceMean (x, ax)\n d = Sub (x, m)\n s = Mul (d, d)\n v = ReduceMean (s, ax)\n "
+        "e = Add (v, eps)\n r = Sqrt (e)\n n = Div (d, r)\n g = Mul (n, gain)\n z = Add (g, bias)",
         "int64[1] ax = {-1}, float eps = {0.00001}, float[8] gain = {1, 2, 3, 4, 5, 6, 7, 8},"
         " float[8] bias = {8, 7, 6, 5, 4, 3, 2, 1}",
     ),
