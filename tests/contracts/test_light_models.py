@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from adapass.defaults import CLEAN
 from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.graph.check import check_structure
@@ -15,7 +16,6 @@ from adapass.graph.inputs import generate_feeds
 from adapass.graph.load import load_model
 from adapass.graph.save import to_bytes
 from adapass.graph.text import clone
-from adapass.passes.clean import DEFAULT
 from adapass.registry import pass_class
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -31,7 +31,7 @@ def test_clean_passes_keep_the_outputs(name: str) -> None:
     original = load_model(FOLDER / name)
     cleaned = clone(original)
 
-    applied = sum(pass_class(step)().run(cleaned, FactCache(cleaned)).applied for step in DEFAULT)
+    applied = sum(pass_class(step)().run(cleaned, FactCache(cleaned)).applied for step in CLEAN)
 
     check_structure(cleaned)
     assert applied > 0

@@ -15,12 +15,12 @@ from typing import Any
 import onnx
 import pytest
 
+from adapass.defaults import CLEAN
 from adapass.errors import AdapassError
 from adapass.facts import FactCache
 from adapass.graph.check import check_structure
 from adapass.graph.load import load_model
 from adapass.graph.save import save_model
-from adapass.passes.clean import DEFAULT
 from adapass.registry import pass_class
 
 SHARDS = 16
@@ -40,7 +40,7 @@ node_models: Any = _import_neighbour()
 LISTED: dict[str, Any] = json.loads((HERE / "node_models_not_run.json").read_text())
 NOT_RUN = {name: reason for reason, names in LISTED["not_run"].items() for name in names}
 SAME_VERSIONS = (LISTED["onnx"], LISTED["onnxruntime"]) == (onnx.__version__, version("onnxruntime"))
-PASSES = [pass_class(name)() for name in DEFAULT]
+PASSES = [pass_class(name)() for name in CLEAN]
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
