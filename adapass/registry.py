@@ -27,7 +27,9 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "fuse-pad-into-conv": "adapass.passes.clean.fuse_pad_into_conv:FusePadIntoConv",
         "insert-exits": "adapass.passes.exits.insert_exits:InsertExits",
         "merge-casts": "adapass.passes.clean.merge_casts:MergeCasts",
-        "merge-common-subexpressions": "adapass.passes.clean.merge_common_subexpressions:MergeCommonSubexpressions",
+        "merge-common-subexpressions": (
+            "adapass.passes.clean.merge_common_subexpressions:MergeCommonSubexpressions"
+        ),
         "merge-layout-chains": "adapass.passes.clean.merge_layout_chains:MergeLayoutChains",
         "merge-parallel-matmuls": "adapass.passes.clean.merge_parallel_matmuls:MergeParallelMatmuls",
         "quantize-8bit": "adapass.passes.quantize.quantize_8bit:Quantize8bit",
