@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -97,7 +97,8 @@ def _value_to_text(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, tuple | list | frozenset):
-        items = sorted(value) if isinstance(value, frozenset) else list(value)
+        listed = cast("Collection[Any]", value)
+        items = sorted(listed) if isinstance(value, frozenset) else list(listed)
         return json.dumps(items)
     if value is None:
         return "null"

@@ -105,5 +105,7 @@ def _works(model: ir.Model, feed: Feeds) -> Iterator[Work]:
     batch = shapes[0][0] if shapes else 1
     tokens = next((shape[1] for shape in shapes if len(shape) in (2, 3)), 1)
     for node, work in zip(fact.flow.nodes, fact.at(batch, tokens), strict=True):
-        dtype = NUMBER_FORMATS.get(node.inputs[0].dtype, "f32") if node.inputs and node.inputs[0] else "f32"  # type: ignore[arg-type]
-        yield Work(node.op_type, dtype, work.flops, work.bytes_read + work.weight_bytes, work.bytes_written)
+        first = node.inputs[0] if node.inputs else None
+        dtype = ir.DataType.FLOAT if first is None or first.dtype is None else first.dtype
+        form = NUMBER_FORMATS.get(dtype, "f32")
+        yield Work(node.op_type, form, work.flops, work.bytes_read + work.weight_bytes, work.bytes_written)

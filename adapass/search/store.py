@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -88,7 +89,7 @@ def _read_values(file: Path) -> dict[str, float] | None:
         return None
     if not isinstance(document, dict):
         return None
-    return {str(name): float(number) for name, number in document.items()}
+    return {str(name): float(number) for name, number in cast("Mapping[str, Any]", document).items()}
 
 
 def _save_array(part: Path, array: Array) -> None:
