@@ -32,5 +32,13 @@ CLEAN: Final[tuple[str, ...]] = (
 
 FAMILIES: Final[tuple[str, ...]] = (
     "quantize-8bit",  # before exits: heads are fitted on the activations that will really be there
+    "insert-exits{head=linear max-exits=10}",  # more exits, and attentive heads, cost minutes to fit
+)
+
+EXTENSIVE_FAMILIES: Final[tuple[str, ...]] = (
+    "quantize-8bit",
     "insert-exits",
+    "insert-exits{rule=margin}",
+    "insert-exits{rule=entropy}",
+    "insert-exits{rule=patience}",
 )

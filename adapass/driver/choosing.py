@@ -38,7 +38,7 @@ def search(context: Context, parts: Parts, judge: Judge) -> list[Candidate]:
         build=context.plain_options(context.clean),
         max_drop=context.request.max_drop,
         spared_shares=effort.spared_shares,
-        finalists=effort.finalists,
+        knob_bases=effort.knob_bases,
         threads=context.request.threads,
         fingerprint=context.fingerprint,
         store=context.store,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from adapass.budgeted import BudgetedPass
-from adapass.defaults import CLEAN, FAMILIES
-from adapass.driver.request import Request
+from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES
+from adapass.driver.request import Mode, Request
 from adapass.errors import RecipeError
 from adapass.pipeline import Pipeline
 from adapass.registry import pass_names
@@ -20,7 +20,8 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
 
     """
     if request.passes is None:
-        listed: tuple[Pass, ...] = tuple(parse_pass(name) for name in (*CLEAN, *FAMILIES))
+        families = EXTENSIVE_FAMILIES if request.mode is Mode.EXTENSIVE else FAMILIES
+        listed: tuple[Pass, ...] = tuple(parse_pass(text) for text in (*CLEAN, *families))
     else:
         listed = parse_passes(request.passes)
     unknown = set(request.skip_passes) - set(pass_names())
@@ -29,11 +30,11 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
             f"cannot skip unknown passes {', '.join(sorted(unknown))}; see `adapass passes list`"
         )
     kept = [step for step in listed if step.name not in request.skip_passes]
-    families = tuple(step for step in kept if isinstance(step, BudgetedPass))
+    budgeted = tuple(step for step in kept if isinstance(step, BudgetedPass))
     exact = [step for step in kept if not isinstance(step, BudgetedPass)]
     lossy = [step.name for step in exact if step.exactness is Exactness.LOSSY]
     if lossy:
         raise RecipeError(
             f"{', '.join(lossy)} change the numbers without a budget; run them with a Pipeline in Python"
         )
-    return Pipeline(exact), families
+    return Pipeline(exact), budgeted

@@ -41,7 +41,8 @@ class Build:
 def at_point(model: ir.Model, point: OperatingPoint | None) -> ir.Model:
     """A copy whose knobs default to ``point``."""
     copy = clone(model)
-    for name, value in (point.knobs if point is not None else {}).items():
+    knobs: Mapping[str, Array] = {} if point is None else point.knobs
+    for name, value in knobs.items():
         copy.graph.initializers[name].const_value = ir.tensor(np.asarray(value), name=name)
     return copy
 

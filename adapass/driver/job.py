@@ -113,8 +113,8 @@ class Job:
             f"{100 * proof.reachable:.2f} points with {100 * self.context.request.confidence:g} % confidence"
         )
         return (
-            f"{proof.contestant.build.candidate.plan} is faster, but its drop can only be bounded by {bound}; "
-            f"--max-drop {proof.reachable:.4f} is the nearest budget within reach"
+            f"{proof.contestant.build.candidate.plan} is faster, but its drop can only be bounded by "
+            f"{bound}; --max-drop {proof.reachable:.4f} is the nearest budget within reach"
         )
 
     def _compare(self, proof: Proof, judge: Judge, seconds: Mapping[str, float]) -> Result:

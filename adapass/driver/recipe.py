@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from adapass.artifact.recipe_file import read_recipe
-from adapass.budgeted import OperatingPoint
+from adapass.budgeted import Array, OperatingPoint
 from adapass.driver.finals import Build
 from adapass.driver.request import Request
 from adapass.errors import RecipeError
@@ -34,6 +34,7 @@ def write_plan(
     request: Request, steps: Pipeline, plan: Plan, build: Build | None, point: OperatingPoint | None
 ) -> dict[str, object]:
     """Plain data for ``recipe.yaml``."""
+    knobs: Mapping[str, Array] = {} if point is None else point.knobs
     return {
         "schema": SCHEMA,
         "seed": request.seed,
@@ -52,9 +53,7 @@ def write_plan(
             for step in steps.passes
         ],
         "families": plan_to_recipe(plan),
-        "knobs": {
-            name: _numbers(value) for name, value in (point.knobs if point is not None else {}).items()
-        },
+        "knobs": {name: _numbers(value) for name, value in knobs.items()},
         "build": None
         if build is None
         else {

@@ -29,23 +29,17 @@ class Effort:
     timing_feeds: int
     spared_shares: tuple[float, ...]
     """Shares of the most damaging sites left alone; each makes one static candidate."""
-    exit_rules: tuple[str, ...]
+    knob_bases: int
+    """On how many static candidates run-time knobs (exits) are tried."""
     finalists: int
+    """How many candidates are built and raced."""
 
 
 EFFORT: Mapping[Mode, Effort] = MappingProxyType(
     {
-        Mode.QUICK: Effort(1000, 500, 16, 24, (0.0, 0.2), ("max-probability",), 1),
-        Mode.DEFAULT: Effort(3000, 2000, 32, 32, (0.0, 0.1, 0.3), ("max-probability",), 2),
-        Mode.EXTENSIVE: Effort(
-            20000,
-            5000,
-            64,
-            64,
-            (0.0, 0.05, 0.1, 0.2, 0.4),
-            ("max-probability", "margin", "entropy", "patience"),
-            4,
-        ),
+        Mode.QUICK: Effort(1000, 500, 16, 24, (0.0, 0.2), 1, 1),
+        Mode.DEFAULT: Effort(2500, 2000, 32, 32, (0.0, 0.1, 0.3), 1, 2),
+        Mode.EXTENSIVE: Effort(20000, 5000, 64, 64, (0.0, 0.05, 0.1, 0.2, 0.4), 3, 4),
     }
 )
 

@@ -60,7 +60,7 @@ class Search:
     """The plain variant latencies are measured with."""
     max_drop: float
     spared_shares: Sequence[float]
-    finalists: int
+    knob_bases: int
     threads: int
     fingerprint: str
     """Of the data and the seed: part of every key of the store."""
@@ -103,7 +103,7 @@ class Search:
     def _worth_knobs(self, bases: Sequence[Candidate]) -> list[Candidate]:
         """The fastest bases that leave room in the budget for knobs; the clean model when none does."""
         roomy = [c for c in bases if c.loss <= STATIC_SHARE * SEARCH_SHARE * self.max_drop]
-        return sorted(roomy, key=lambda c: c.seconds.seconds)[: self.finalists]
+        return sorted(roomy, key=lambda c: c.seconds.seconds)[: self.knob_bases]
 
     def _adaptive(self, base: Candidate, allowed: float) -> Iterator[Candidate]:
         for step in self.families:
@@ -122,7 +122,8 @@ class Search:
         self, base: Candidate, step: BudgetedPass, choices: tuple[Choice, ...], allowed: float
     ) -> Candidate | None:
         """Fit all sites, see which ones pay, then fit and tune again with those alone."""
-        part = Part(step, choices)
+        part, model = Part(step, choices), base.model
+        points: tuple[OperatingPoint, ...] = ()
         for _ in range(2):
             model = self._fitted(base.model, Plan((part,)))
             points = step.tune(model, _SearchServices(self, model), allowed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import onnx_ir as ir
 
@@ -89,13 +90,13 @@ def plan_from_recipe(entries: object) -> Plan:
     """
     if not isinstance(entries, list):
         raise RecipeError(f"'families' of a recipe must be a list, found {type(entries).__name__}")
-    return Plan(tuple(_part(entry) for entry in entries))
+    return Plan(tuple(_part(entry) for entry in cast("list[object]", entries)))
 
 
 def plain(value: object) -> object:
     """Options as plain YAML values."""
     if isinstance(value, frozenset):
-        return sorted(plain(v) for v in value)  # type: ignore[type-var]
+        return sorted(cast("Iterable[Any]", [plain(v) for v in cast("Iterable[object]", value)]))
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     if value is None or isinstance(value, bool | int | float):
@@ -104,10 +105,11 @@ def plain(value: object) -> object:
 
 
 def _part(entry: object) -> Part:
-    if not isinstance(entry, Mapping) or not {"pass", "choices"} <= set(entry):
+    if not isinstance(entry, Mapping) or "pass" not in entry or "choices" not in entry:
         raise RecipeError(f"a family of a recipe needs 'pass', 'options' and 'choices', found {entry!r}")
-    step = build_pass(str(entry["pass"]), dict(entry.get("options") or {}))
+    family = cast("Mapping[str, Any]", entry)
+    step = build_pass(str(family["pass"]), dict(family.get("options") or {}))
     if not isinstance(step, BudgetedPass):
         raise RecipeError(f"'{step.name}' under 'families' is no budgeted pass; put it under 'clean'")
-    choices = tuple(Choice(step.name, str(c["site"]), str(c["setting"])) for c in entry["choices"])
+    choices = tuple(Choice(step.name, str(c["site"]), str(c["setting"])) for c in family["choices"])
     return Part(step, choices)

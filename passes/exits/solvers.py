@@ -26,7 +26,7 @@ SCREENING = 0.1
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.1, 10.0, 121))
 MAX_ITERATIONS = 60
 MIN_ITERATIONS = 20
-WORK_LIMIT = 8e9
+WORK_LIMIT = 4e9
 """Floating-point operations one solve may take; wider problems get fewer iterations instead."""
 FLOOR = 1e-6
 
