@@ -122,8 +122,7 @@ class Search:
         self, base: Candidate, step: BudgetedPass, choices: tuple[Choice, ...], allowed: float
     ) -> Candidate | None:
         """Fit all sites, see which ones pay, then fit and tune again with those alone."""
-        part, model = Part(step, choices), base.model
-        points: tuple[OperatingPoint, ...] = ()
+        part, model, points = Part(step, choices), base.model, tuple[OperatingPoint, ...]()
         for _ in range(2):
             model = self._fitted(base.model, Plan((part,)))
             points = step.tune(model, _SearchServices(self, model), allowed)

@@ -98,7 +98,7 @@ def plain(value: object) -> object:
     if isinstance(value, frozenset):
         return sorted(cast("Iterable[Any]", [plain(v) for v in cast("Iterable[object]", value)]))
     if isinstance(value, tuple | list):
-        return [plain(v) for v in value]
+        return [plain(v) for v in cast("Iterable[object]", value)]
     if value is None or isinstance(value, bool | int | float):
         return value
     return str(value)
