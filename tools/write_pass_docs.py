@@ -28,11 +28,17 @@ def page() -> str:
 
 def _section(kind: type[Pass]) -> str:
     module = inspect.getmodule(kind)
-    parts = [f"\n## {kind.name}\n", f"*{kind.exactness}*" + (f"; {kind.source}" if kind.source else "") + "\n"]
+    parts = [
+        f"\n## {kind.name}\n",
+        f"*{kind.exactness}*" + (f"; {kind.source}" if kind.source else "") + "\n",
+    ]
     parts.append(_indented(inspect.getdoc(module) or ""))
     parts.append((inspect.getdoc(kind) or "") + "\n")
     documented = _documented(kind)
-    options = [f"| `{f.name.replace('_', '-')}` | `{f.default}` | {documented.get(f.name, '')} |" for f in fields(kind)]
+    options = [
+        f"| `{f.name.replace('_', '-')}` | `{f.default}` | {documented.get(f.name, '')} |"
+        for f in fields(kind)
+    ]
     if options:
         parts.append("| option | default | meaning |\n|---|---|---|\n" + "\n".join(options) + "\n")
     return "\n".join(parts)
@@ -49,13 +55,15 @@ def _documented(kind: type[Pass]) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for statement, after in zip(body.body, body.body[1:], strict=False):
-        named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             found[statement.target.id] = " ".join(str(after.value.value).split()).replace("|", "\\|")
     return found
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
-        sys.exit(0 if PAGE.is_file() and PAGE.read_text("utf-8") == page() else "docs/passes.md is out of date")
+        current = PAGE.is_file() and PAGE.read_text("utf-8") == page()
+        sys.exit(0 if current else "docs/passes.md is out of date")
     PAGE.write_text(page(), "utf-8")
