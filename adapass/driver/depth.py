@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from adapass.analyses.cut_points import CutPoints
-from adapass.facts import FactCache
 from adapass.ops import EXIT_THRESHOLDS, EXITS_METADATA
 
 
@@ -23,14 +21,13 @@ class ExitsRecord:
     """Share of the model's work done before each exit."""
 
 
-def exits_record(model: ir.Model, clean: ir.Model) -> ExitsRecord | None:
-    """The exits of ``model``; depths are those of the cut values in the ``clean`` model."""
+def exits_record(model: ir.Model) -> ExitsRecord | None:
+    """The exits of ``model``, thresholds as they are now."""
     text = model.metadata_props.get(EXITS_METADATA)
     if text is None or EXIT_THRESHOLDS not in model.graph.initializers:
         return None
     record = json.loads(text)
-    depth_of = {point.value: point.depth for point in FactCache(clean).get(CutPoints).points}
     tensor = model.graph.initializers[EXIT_THRESHOLDS].const_value
     thresholds = np.asarray(tensor.numpy(), np.float64) if tensor is not None else np.zeros(0)
-    depths = tuple(float(depth_of.get(cut, float("nan"))) for cut in record["cuts"])
+    depths = tuple(float(head["depth"]) for head in record["heads"])
     return ExitsRecord(str(record["rule"]), tuple(float(t) for t in thresholds), depths)

@@ -46,7 +46,7 @@ def ship(
         quality=_quality(judge, proof),
         certificate=certificate.to_dict() if certificate is not None else None,
         certificate_words=certificate.statement if certificate is not None else "",
-        exits=_exits(final, context.clean, proof),
+        exits=_exits(final, proof),
         pareto=(*_pareto(race, build.name), *(proof.tested if proof is not None else ())),
         messages=(*(parts.notes if parts is not None else ()), *hints),
         warnings=_warnings(final, proof, request),
@@ -82,8 +82,8 @@ def _quality(judge: Judge | None, proof: Proof | None) -> Quality | None:
     return Quality(metric=judge.metric.value, before=before, after=proof.score, samples=len(judge.samples))
 
 
-def _exits(final: Final, clean: ir.Model, proof: Proof | None) -> Exits | None:
-    record = exits_record(final.model, clean)
+def _exits(final: Final, proof: Proof | None) -> Exits | None:
+    record = exits_record(final.model)
     if record is None or proof is None or proof.exits is None:
         return None
     depths = [*record.depths, 1.0]
