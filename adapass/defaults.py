@@ -13,7 +13,10 @@ CLEAN: Final[tuple[str, ...]] = (
     "remove-identities",
     "remove-redundant-expands",
     "remove-redundant-scatters",
+    "merge-casts",
+    # What cancels out leaves an Identity.
     "merge-layout-chains",
+    "remove-identities",
     "fuse-layer-norm",
     "fuse-gelu",
     "fuse-clips",

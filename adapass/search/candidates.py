@@ -122,16 +122,19 @@ class Search:
         self, base: Candidate, step: BudgetedPass, choices: tuple[Choice, ...], allowed: float
     ) -> Candidate | None:
         """Fit all sites, see which ones pay, then fit and tune again with those alone."""
-        part, model, points = Part(step, choices), base.model, tuple[OperatingPoint, ...]()
-        for _ in range(2):
-            model = self._fitted(base.model, Plan((part,)))
-            points = step.tune(model, _SearchServices(self, model), allowed)
-            if not points:
-                return None
-            used = tuple(c for c in part.choices if c.site in points[-1].sites)
-            if not used or used == part.choices:
-                break
-            part = Part(step, used)
+        everywhere = self._round(base, Part(step, choices), allowed)
+        if everywhere is None:
+            return None
+        used = tuple(c for c in choices if c.site in everywhere.points[-1].sites)
+        if not used or used == choices:
+            return everywhere
+        return self._round(base, Part(step, used), allowed) or everywhere
+
+    def _round(self, base: Candidate, part: Part, allowed: float) -> Candidate | None:
+        model = self._fitted(base.model, Plan((part,)))
+        points = part.step.tune(model, _SearchServices(self, model), allowed)
+        if not points:
+            return None
         seconds = Cost(points[-1].expected_seconds, base.seconds.trust)
         return Candidate(base.plan.with_part(part), model, seconds, points[-1].loss, points)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import onnx_ir as ir
+from pydantic import BaseModel, Field, ValidationError
 
 from adapass.budgeted import BudgetedPass, Choice, Feeds, Samples
 from adapass.errors import RecipeError
@@ -105,11 +106,26 @@ def plain(value: object) -> object:
 
 
 def _part(entry: object) -> Part:
-    if not isinstance(entry, Mapping) or "pass" not in entry or "choices" not in entry:
-        raise RecipeError(f"a family of a recipe needs 'pass', 'options' and 'choices', found {entry!r}")
-    family = cast("Mapping[str, Any]", entry)
-    step = build_pass(str(family["pass"]), dict(family.get("options") or {}))
+    try:
+        family = _Family.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(place) for place in first["loc"])
+        raise RecipeError(
+            f"a family of the recipe, '{where}': {first['msg']}, found {first['input']!r}"
+        ) from error
+    step = build_pass(family.name, family.options)
     if not isinstance(step, BudgetedPass):
         raise RecipeError(f"'{step.name}' under 'families' is no budgeted pass; put it under 'clean'")
-    choices = tuple(Choice(step.name, str(c["site"]), str(c["setting"])) for c in family["choices"])
-    return Part(step, choices)
+    return Part(step, tuple(Choice(step.name, choice.site, choice.setting) for choice in family.choices))
+
+
+class _Site(BaseModel):
+    site: str
+    setting: str
+
+
+class _Family(BaseModel):
+    name: str = Field(alias="pass")
+    options: dict[str, Any] = {}
+    choices: list[_Site]
