@@ -30,7 +30,7 @@ wheel-test: $(VENV)/.dev
 	PYTHONSAFEPATH=1 .wheel-venv/bin/python -m pytest -q -p no:randomly tests/contracts/test_installed.py
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python -m benchmarks.main_job
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
