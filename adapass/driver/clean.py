@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from adapass.budgeted import BudgetedPass
-from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES
+from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES, QUICK_FAMILIES
 from adapass.driver.request import Mode, Request
 from adapass.errors import RecipeError
 from adapass.pipeline import Pipeline
 from adapass.registry import pass_names
 from adapass.rewrite import Exactness, Pass
 from adapass.text_form import parse_pass, parse_passes
+
+FAMILIES_OF = {Mode.QUICK: QUICK_FAMILIES, Mode.DEFAULT: FAMILIES, Mode.EXTENSIVE: EXTENSIVE_FAMILIES}
 
 
 def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
@@ -20,7 +22,7 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
 
     """
     if request.passes is None:
-        families = EXTENSIVE_FAMILIES if request.mode is Mode.EXTENSIVE else FAMILIES
+        families = FAMILIES_OF[request.mode]
         listed: tuple[Pass, ...] = tuple(parse_pass(text) for text in (*CLEAN, *families))
     else:
         listed = parse_passes(request.passes)

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from adapass.budgeted import BudgetedPass
-from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES
+from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES, QUICK_FAMILIES
 from adapass.pipeline import Pipeline
 from adapass.registry import GENERATORS, PASSES, generator, generator_names, pass_class, pass_names
 from adapass.rewrite import Exactness, Pass
@@ -68,7 +68,7 @@ def test_the_default_pipelines_exist_and_round_trip() -> None:
 
     assert Pipeline.parse(str(clean)) == clean
     assert all(step.exactness is not Exactness.LOSSY for step in clean.passes)
-    assert all(isinstance(parse_pass(text), BudgetedPass) for text in (*FAMILIES, *EXTENSIVE_FAMILIES))
+    assert all(isinstance(parse_pass(text), BudgetedPass) for text in (*QUICK_FAMILIES, *FAMILIES, *EXTENSIVE_FAMILIES))
 
 
 def test_tables_name_each_class_once() -> None:
