@@ -35,7 +35,7 @@ CLEAN: Final[tuple[str, ...]] = (
 
 FAMILIES: Final[tuple[str, ...]] = (
     "quantize-8bit",  # before exits: heads are fitted on the activations that will really be there
-    "insert-exits{max-exits=8}",  # more of them cost minutes to fit
+    "insert-exits{max-exits=14}",  # more of them cost minutes to fit
 )
 
 QUICK_FAMILIES: Final[tuple[str, ...]] = (

@@ -21,7 +21,7 @@ from adapass.graph.check import check_structure
 from adapass.graph.digest import digest
 from adapass.graph.text import clone
 from adapass.observe import Observer, Step
-from adapass.rewrite import Pass, PassResult
+from adapass.rewrite import Exactness, Pass, PassResult
 from adapass.text_form import parse_passes
 from adapass.verification import Comparison, bound_of, compare_outputs, run_all, usable_feeds
 
@@ -42,6 +42,10 @@ class PassError(VerificationError):
         self.index = step.index
         self.why = why
         self.sites = tuple(sites)
+
+
+class TooLossyError(PassError):
+    """A lossy pass moved an output further than it declares it may: broken, or too much was asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,8 @@ class _Checker:
             )
             declared = f"declares '{step.step.exactness}' (at most {bound:g})"
             why = f"{declared} but output '{difference.output}' has {found}"
-            raise PassError(step, before, why, result.sites)
+            kind = TooLossyError if step.step.exactness is Exactness.LOSSY else PassError
+            raise kind(step, before, why, result.sites)
 
 
 def _sample_feeds(data: Samples | None) -> list[Feeds]:

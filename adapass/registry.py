@@ -85,7 +85,12 @@ def generator_names() -> tuple[str, ...]:
 
 def _load(path: str) -> type[object]:
     module, _, name = path.partition(":")
-    return cast("type[object]", getattr(import_module(module), name))
+    try:
+        return cast("type[object]", getattr(import_module(module), name))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{path} cannot be loaded: {error}; repair or uninstall the package it is from"
+        ) from error
 
 
 def _with_plugins(own: Mapping[str, str], group: str) -> dict[str, str]:

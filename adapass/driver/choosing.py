@@ -24,11 +24,11 @@ def clean_candidate(context: Context) -> Candidate:
     return Candidate(Plan(), context.clean, context.stopwatch().seconds(context.clean, options), 0.0)
 
 
-def search(context: Context, parts: Parts, judge: Judge) -> list[Candidate]:
-    """Fastest first."""
+def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], tuple[str, ...]]:
+    """Candidates, fastest first, and what was left out and why."""
     effort = context.request.effort
     fit = parts.fit.subset(list(spread_indices(len(parts.fit), effort.fit_samples)))
-    return Search(
+    work = Search(
         clean=context.clean,
         families=context.families,
         fit=fit,
@@ -44,7 +44,8 @@ def search(context: Context, parts: Parts, judge: Judge) -> list[Candidate]:
         store=context.store,
         progress=context.progress,
         out_of_time=context.out_of_time,
-    ).run()
+    )
+    return work.run(), tuple(work.notes)
 
 
 def replay(context: Context, parts: Parts, decisions: Decisions) -> Candidate:

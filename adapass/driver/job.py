@@ -42,15 +42,16 @@ class Job:
         judge = self.context.judge(
             "search", parts.search.subset(list(spread_indices(len(parts.search), limit)))
         )
+        notes: tuple[str, ...] = ()
         if decisions is not None:
             candidates = [replay(self.context, parts, decisions)]
         else:
-            candidates = search(self.context, parts, judge)
+            candidates, notes = search(self.context, parts, judge)
         if self.context.request.dry_run:
             return self._planned(candidates)
         self._phase("race the finalists", 3)
         builds = finalists(self.context, candidates, decisions)
-        return self._finish(parts, builds, self._race(builds))
+        return self._finish(parts, builds, self._race(builds), notes)
 
     def _unsupported_budget(self, parts: Parts) -> str | None:
         """Why the certify part cannot certify even a lossless result; said before anything long starts."""
@@ -90,22 +91,26 @@ class Job:
             machine=context.machine,
         )
 
-    def _finish(self, parts: Parts, builds: Sequence[Build], seconds: Mapping[str, float]) -> Result:
+    def _finish(
+        self, parts: Parts, builds: Sequence[Build], seconds: Mapping[str, float], notes: tuple[str, ...]
+    ) -> Result:
         """Prove the fastest build, with the fastest exact one in front of it; ship the last that passed."""
         self._phase("certify", 4)
         judge = self.context.judge("certify", parts.certify)
         measured = self.context.device_present
         faster = [b for b in builds if not measured or seconds[b.name] < seconds[ORIGINAL]]
         if not faster:
-            reason = f"nothing was faster than the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
-            return self._hand_back(reason, Plan())
+            reason = (
+                f"nothing within the budget beat the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
+            )
+            return self._hand_back(reason, Plan(), notes)
         fast = min(faster, key=lambda build: seconds[build.name])
         exact = [b for b in faster if not b.candidate.plan.parts]
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
         limit = self.context.request.latency_target_seconds
         proof = prove(self.context, sequence(fast, safest, limit), judge)
         if proof.certificate is None and not self.context.request.allow_uncertified:
-            return self._hand_back(self._not_certified(proof), fast.candidate.plan)
+            return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes)
         return self._compare(proof, judge, seconds)
 
     def _not_certified(self, proof: Proof) -> str:

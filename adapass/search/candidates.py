@@ -19,6 +19,7 @@ from adapass.cost.model import Cost
 from adapass.facts import FactCache
 from adapass.generator import Options
 from adapass.graph.digest import digest
+from adapass.pipeline import TooLossyError
 from adapass.progress import Progress
 from adapass.search.damage import damages, levels
 from adapass.search.judge import Judge, predict
@@ -27,8 +28,11 @@ from adapass.search.stopwatch import Stopwatch
 from adapass.search.store import Store
 
 CHECKED_FEEDS = 3
-SEARCH_SHARE = 0.5
-"""Share of the budget the search may spend. The rest is the room the finite-sample bound needs."""
+SEARCH_SHARE = 0.4
+"""Share of the budget the search may spend. What is tuned on samples loses up to twice as much on fresh
+ones, and the finite-sample bound needs room as well."""
+MORE_SPARED_SHARES = (0.5, 0.7, 0.85, 0.95)
+"""Tried in turn when all the usual levels lose too much."""
 STATIC_SHARE = 0.6
 """Share of that which static choices may spend where knobs are to be turned on top of them."""
 
@@ -70,35 +74,56 @@ class Search:
     notes: list[str] = field(default_factory=list[str])
 
     def run(self) -> list[Candidate]:
-        bases = [self._clean_candidate(), *self._static()]
         allowed = SEARCH_SHARE * self.max_drop
+        bases = [self._clean_candidate(), *self._static(allowed)]
         within = [c for c in bases if c.loss <= allowed]
+        self._tell_rejected([c for c in bases if c.loss > allowed])
         found = within + [c for base in self._worth_knobs(within) for c in self._adaptive(base, allowed)]
         return sorted(found, key=lambda c: c.seconds.seconds)
 
     def _clean_candidate(self) -> Candidate:
         return Candidate(Plan(), self.clean, self.watch.seconds(self.clean, self.build), 0.0)
 
-    def _static(self) -> Iterator[Candidate]:
+    def _static(self, allowed: float) -> Iterator[Candidate]:
         for step in self.families:
-            if has_knobs(step):
-                continue
-            choices = self._usable(step, self.clean)
-            if not choices:
-                continue
-            damage = self._damage(step, choices)
-            for level in levels(choices, damage, self.spared_shares):
-                if self.out_of_time():
-                    self.notes.append("time limit: fewer precision settings were tried")
-                    return
-                yield self._static_candidate(Plan((Part(step, level),)))
+            choices = () if has_knobs(step) else self._usable(step, self.clean)
+            if choices:
+                yield from self._levels(step, choices, allowed)
 
-    def _static_candidate(self, plan: Plan) -> Candidate:
-        model = self._fitted(self.clean, plan)
+    def _levels(self, step: BudgetedPass, choices: Sequence[Choice], allowed: float) -> Iterator[Candidate]:
+        """All choices, then all but the most damaging ones; ever fewer while everything loses too much."""
+        damage = self._damage(step, choices)
+        usual = len(self.spared_shares)
+        within = False
+        for number, level in enumerate(levels(choices, damage, (*self.spared_shares, *MORE_SPARED_SHARES))):
+            if number >= usual and within:
+                return
+            if self.out_of_time():
+                self.notes.append(f"time limit: fewer settings of {step.name} were tried")
+                return
+            candidate = self._static_candidate(Plan((Part(step, level),)))
+            if candidate is not None:
+                within |= candidate.loss <= allowed
+                yield candidate
+
+    def _static_candidate(self, plan: Plan) -> Candidate | None:
+        try:
+            model = self._fitted(self.clean, plan)
+        except TooLossyError as error:
+            self.notes.append(f"{plan} was dropped: it {error.why}")
+            return None
         loss = float(np.mean(self.judge.losses(self._predict(model))))
         candidate = Candidate(plan, model, self.watch.seconds(model, self.build), loss)
         self._tell(candidate)
         return candidate
+
+    def _tell_rejected(self, rejected: Sequence[Candidate]) -> None:
+        baseline = self.watch.seconds(self.clean, self.build).seconds
+        self.notes.extend(
+            f"{c.plan} ({c.seconds.seconds / baseline:.2f}x of clean) lost {100 * c.loss:.2f} points on the "
+            f"search samples; the search may spend {100 * SEARCH_SHARE * self.max_drop:.2f}"
+            for c in rejected
+        )
 
     def _worth_knobs(self, bases: Sequence[Candidate]) -> list[Candidate]:
         """The fastest bases that leave room in the budget for knobs; the clean model when none does."""

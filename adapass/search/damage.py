@@ -34,7 +34,8 @@ def damages(
     reference = _outputs(model, samples)
     found: dict[str, float] = {}
     for done, choice in enumerate(choices):
-        changed = apply_plan(model, Plan((Part(step, (choice,)),)), fit=fit, check=[samples.feeds(0)])
+        # How far the output moves is what is asked here; whether that is too far is asked of whole plans.
+        changed = apply_plan(model, Plan((Part(step, (choice,)),)), fit=fit, verify=False)
         found[choice.key] = distortion(reference, _outputs(changed, samples))
         if report is not None:
             report(done + 1, len(choices), choice.site)

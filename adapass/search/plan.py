@@ -46,15 +46,16 @@ def apply_plan(
     fit: Samples,
     check: Sequence[Feeds] | None = None,
     observers: Sequence[Observer] = (),
+    verify: bool = True,
 ) -> ir.Model:
-    """Apply and fit a plan on a copy of the clean model, verified like any pipeline.
+    """Apply and fit a plan on a copy of the clean model, verified like any pipeline unless told not to.
 
     Raises:
         PassError: a family broke the model.
 
     """
     pipeline = Pipeline([chosen(part.step, part.choices) for part in plan.parts])
-    return pipeline.run(clean, data=fit, feeds=check, observers=observers).model
+    return pipeline.run(clean, data=fit, feeds=check, observers=observers, verify=verify).model
 
 
 def chosen(step: BudgetedPass, choices: Sequence[Choice]) -> BudgetedPass:
