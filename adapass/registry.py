@@ -88,9 +88,7 @@ def _load(path: str) -> type[object]:
     try:
         return cast("type[object]", getattr(import_module(module), name))
     except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"{path} cannot be loaded: {error}; repair or uninstall the package it is from"
-        ) from error
+        raise UsageError(f"{path} cannot be loaded: {error}; repair or uninstall its package") from error
 
 
 def _with_plugins(own: Mapping[str, str], group: str) -> dict[str, str]:

@@ -100,9 +100,7 @@ class Job:
         measured = self.context.device_present
         faster = [b for b in builds if not measured or seconds[b.name] < seconds[ORIGINAL]]
         if not faster:
-            reason = (
-                f"nothing within the budget beat the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
-            )
+            reason = f"nothing within the budget beat the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
             return self._hand_back(reason, Plan(), notes)
         fast = min(faster, key=lambda build: seconds[build.name])
         exact = [b for b in faster if not b.candidate.plan.parts]

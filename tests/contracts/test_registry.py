@@ -68,7 +68,10 @@ def test_the_default_pipelines_exist_and_round_trip() -> None:
 
     assert Pipeline.parse(str(clean)) == clean
     assert all(step.exactness is not Exactness.LOSSY for step in clean.passes)
-    assert all(isinstance(parse_pass(text), BudgetedPass) for text in (*QUICK_FAMILIES, *FAMILIES, *EXTENSIVE_FAMILIES))
+    assert all(
+        isinstance(parse_pass(text), BudgetedPass)
+        for text in (*QUICK_FAMILIES, *FAMILIES, *EXTENSIVE_FAMILIES)
+    )
 
 
 def test_tables_name_each_class_once() -> None:
