@@ -63,7 +63,7 @@ def main() -> None:
         whole_seconds = time.perf_counter() - started
         for number in range(runs):
             wanted = signal.SIGINT if number % 2 else signal.SIGKILL
-            wait = chance.uniform(0.05, 1.0) * min(whole_seconds, 12.0)
+            wait = chance.uniform(0.05, 1.0) * min(whole_seconds, 8.0)
             process = subprocess.Popen(command(folder), env=environment, stderr=subprocess.PIPE)
             try:
                 process.wait(timeout=wait)
