@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -100,11 +101,12 @@ def equalities(artifact: Path, samples: Dataset) -> dict[str, float]:
             ]
         )
         portable.close()
-    scale = float(np.sqrt(np.mean(alone.astype(np.float64) ** 2)))
+    one, many, ported = (np.asarray(found, np.float64) for found in (alone, together, plain))
+    scale = float(np.sqrt(np.mean(one**2)))
     return {
-        "batch_largest_difference_over_rms": float(np.abs(alone - together).max()) / scale,
-        "batch_same_decision": float((alone.argmax(-1) == together.argmax(-1)).mean()),
-        "portable_largest_difference_over_rms": float(np.abs(alone - plain).max()) / scale,
+        "batch_largest_difference_over_rms": float(np.abs(one - many).max()) / scale,
+        "batch_same_decision": float((one.argmax(-1) == many.argmax(-1)).mean()),
+        "portable_largest_difference_over_rms": float(np.abs(one - ported).max()) / scale,
     }
 
 
@@ -134,12 +136,11 @@ def main() -> None:
 
 
 def _summary(found: object) -> object:
-    if not isinstance(found, dict) or "job" not in found:
-        return (
-            {k: (v["exit_code"], v["reason"]) for k, v in found.items()} if isinstance(found, dict) else found
-        )
-    report = found["job"]["report"]
-    return {"table": report["table"], **{k: v for k, v in found.items() if k != "job"}}
+    entries = cast("dict[str, dict[str, Any]]", found)
+    if "job" not in entries:
+        return {target: (job["exit_code"], job["reason"]) for target, job in entries.items()}
+    rest = {name: entry for name, entry in entries.items() if name != "job"}
+    return {"table": entries["job"]["report"]["table"], **rest}
 
 
 if __name__ == "__main__":
