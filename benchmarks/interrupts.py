@@ -53,6 +53,8 @@ def whole_or_absent(artifact: Path) -> str:
 
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    # A shell that starts this in the background has it ignore SIGINT, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(0)
     seen: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
