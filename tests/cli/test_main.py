@@ -114,8 +114,10 @@ def test_very_verbose_shows_the_traceback(invoke: Invoke) -> None:
 
 
 def test_interrupting_the_process_ends_with_130(tmp_path: Path) -> None:
+    # Where tests run in the background of a shell, SIGINT is ignored and children inherit that.
     code = (
-        "import sys, time, adapass.cli.doctor as d; "
+        "import signal, sys, time, adapass.cli.doctor as d; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "d._versions = lambda: (print('ready', flush=True), time.sleep(30)); "
         "sys.argv = ['adapass', 'doctor']; from adapass.cli.main import main; main()"
     )
