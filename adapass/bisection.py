@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import Feeds, Samples
-from adapass.errors import DataError, ModelError, UsageError
+from adapass.errors import ModelError, UsageError, VerificationError
 from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.graph.extract import extract
@@ -143,7 +143,7 @@ def _cut_down(
             small = extract(model, inputs, [site])
             session = Session(model, outputs=inputs)
             small_feeds: list[Feeds] = [{name: session.run(feed)[name] for name in inputs} for feed in whole]
-        except (DataError, ModelError, UsageError):
+        except (ModelError, UsageError, VerificationError):
             continue
         if _failure(step, small, None, small_feeds, 0) is not None:
             return small, small_feeds

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import Array, Feeds
-from adapass.errors import DataError, VerificationError
+from adapass.errors import VerificationError
 from adapass.execution import Session
 from adapass.graph.inputs import generate_feeds
 from adapass.rewrite import Exactness, Pass
@@ -99,7 +99,7 @@ def usable_feeds(model: ir.Model, *, seed: int = 0, cases: int = 3) -> list[Feed
     for candidate in generate_feeds(model, seed=seed, cases=cases):
         try:
             session.run(candidate)
-        except DataError as error:
+        except VerificationError as error:
             refused.append(str(error))
         else:
             usable.append(candidate)

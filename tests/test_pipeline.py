@@ -21,7 +21,7 @@ from adapass.observe import DumpText, Observer, Step, TimeEachPass
 from adapass.pipeline import PassError, Pipeline
 from adapass.rewrite import Exactness, Pass, PassResult, Reject, Replacement, Rewrite
 from adapass.testing.faults import Fault, corrupting
-from adapass.verification import Comparison, compare
+from adapass.verification import Comparison, compare, usable_feeds
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -179,3 +179,13 @@ def test_a_clone_names_new_values_after_its_own() -> None:
     names = [new_initializer(copy.graph, "fresh", np.zeros(1)).name for _ in range(2)]
 
     assert names == ["fresh", "fresh_1"]
+
+
+def test_generated_inputs_a_model_refuses_are_left_out() -> None:
+    """Only even batches fit here: that others fail is no failure of the model."""
+    model = parse(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[N, 3] x) => (float[M, 6] y)'
+        " <int64[2] s = {-1, 6}> { y = Reshape (x, s) }"
+    )
+
+    assert [feed["x"].shape[0] % 2 for feed in usable_feeds(model)] == [0]
