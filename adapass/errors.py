@@ -10,6 +10,8 @@
     +-- BudgetError                no result within the budget                exit 3
     +-- VerificationError          a rewrite changed what it must not change  exit 4
     +-- TargetError                target unknown or not available            exit 5
+    +-- TimeUpError                a deadline passed before all was done      exit 3
+    +-- WorkerError                worker processes died on the same item     exit 1
 
 Messages name the thing at fault, the value found and the value expected, and end with what the
 user can do. Everything else that escapes is a bug (exit 1).
@@ -17,6 +19,7 @@ user can do. Everything else that escapes is a bug (exit 1).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -36,6 +39,17 @@ class AdapassError(Exception):
     """Base of all errors a user can act on."""
 
     exit_code: ExitCode = ExitCode.INTERNAL
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python rebuilds an exception by calling its class with `args`; a class whose constructor
+        # takes something else than its message could not leave a worker process that way.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[AdapassError], args: tuple[object, ...], state: dict[str, object]) -> AdapassError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidInputError(AdapassError):
@@ -80,3 +94,17 @@ class TargetError(AdapassError):
     """A target is unknown, or what it needs is not on this machine."""
 
     exit_code = ExitCode.TARGET_UNAVAILABLE
+
+
+class TimeUpError(AdapassError):
+    """A deadline passed. ``done`` holds the results there are, by the index of their item."""
+
+    exit_code = ExitCode.BUDGET_NOT_REACHABLE
+
+    def __init__(self, message: str, done: Mapping[int, object] | None = None) -> None:
+        super().__init__(message)
+        self.done = dict(done or {})
+
+
+class WorkerError(AdapassError):
+    """A worker process died again and again on one item, or what it did cannot be brought back."""
