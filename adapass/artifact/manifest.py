@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from adapass.errors import ArtifactError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""2 added the certified operating points; 1 is still read."""
 FORMAT: Final = "adapass-artifact"
 BLANK: Final = "0" * 64
 MANIFEST_FILE: Final = "manifest.json"
@@ -103,6 +104,37 @@ class Exits(_Section):
     """Expected share of the model's work that is done, 0 to 1."""
 
 
+class CertifiedPoint(_Section):
+    """A setting of the run-time knobs that passed on the certify samples."""
+
+    name: Annotated[str, Field(pattern=r"^p(0|[1-9][0-9]{0,3})$")]
+    """``p0`` is the most careful one."""
+    knobs: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+    """By the name of the model's input; ``None`` is infinite: an exit that is never taken."""
+    certified_drop: Annotated[float, Field(ge=0, lt=1)]
+    """The smallest budget at which the walk through the points gets here; never falls along them."""
+    p_value: Annotated[float, Field(ge=0, le=1)]
+    """Valid for every budget from ``certified_drop`` to the tested one, which is in ``certificate``."""
+    certificate: dict[str, JsonValue]
+
+
+class PointMeasure(_Section):
+    """What was measured, or is expected, of a certified point; with another clock it would be different."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    """``safe``, ``balanced``, ``fast``: by latency, hence here."""
+    expected_seconds: float | None = None
+    """Predicted from parts of the model; comparable among the points, not with ``seconds``."""
+    seconds: float | None = None
+    """Measured in turns with the original and the other measured points."""
+    ratio: tuple[float, float, float] | None = None
+    """Over the original's time, with the ends of its confidence interval."""
+    score: float | None = None
+    """The metric on the certify samples."""
+    exits: Exits | None = None
+
+
 class Original(_Section):
     """The model the artifact was made from."""
 
@@ -136,6 +168,12 @@ class Description(_Section):
     """``None``: not certified; ``warnings`` then says why."""
     latency: Latency | None = None
     exits: Exits | None = None
+    points: tuple[CertifiedPoint, ...] = ()
+    """From the most careful to the most aggressive; empty where nothing was certified."""
+    default_point: str | None = None
+    """The setting ``model.onnx`` has built in."""
+    point_measures: tuple[PointMeasure, ...] = ()
+    """One for each of ``points``, in the same order."""
     tools: dict[str, str] = Field(default_factory=dict)
     """Versions of everything that had a say in the result."""
     warnings: tuple[str, ...] = ()
@@ -152,7 +190,7 @@ class Manifest(Description):
     """Everything in ``manifest.json``."""
 
     format: Literal["adapass-artifact"] = FORMAT
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     generator_folder: str | None = None
     """Where the generator's files lie: ``.`` when they share ``model.onnx`` with the artifact itself."""
     files: dict[str, FileInfo]
@@ -161,13 +199,15 @@ class Manifest(Description):
     self_sha256: Sha256 = BLANK
 
 
-MEASURED_FIELDS: Final = frozenset({"latency", "quality", "exits", "warnings"})
+MEASURED_FIELDS: Final = frozenset({"latency", "quality", "exits", "warnings", "point_measures"})
+SINCE_2: Final = frozenset({"points", "default_point", "point_measures"})
 
 
 def content_hash(manifest: Manifest) -> str:
     """The name of what the artifact is: measurements, report and Pareto front left out."""
+    unknown_then = SINCE_2 if manifest.schema_version == 1 else frozenset[str]()
     content = manifest.model_dump(
-        mode="json", exclude={*MEASURED_FIELDS, "content_hash", "self_sha256", "files"}
+        mode="json", exclude={*MEASURED_FIELDS, *unknown_then, "content_hash", "self_sha256", "files"}
     )
     content["files"] = {
         path: info.sha256 for path, info in sorted(manifest.files.items()) if path not in VOLATILE_FILES
@@ -205,6 +245,8 @@ def manifest_from_bytes(raw: bytes, where: str) -> Manifest:
         raise ArtifactError(
             f"{where}: field '{field}': {first['msg']}; the artifact was not written by adapass"
         ) from error
+    if manifest.schema_version == 1 and SINCE_2 & manifest.model_fields_set:
+        raise ArtifactError(f"{where}: operating points in a manifest of schema version 1; {_AGAIN}")
     if content_hash(manifest) != manifest.content_hash:
         raise ArtifactError(f"{where}: content_hash does not match the content; {_AGAIN}")
     return manifest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from adapass.artifact.files import check_relative, file_info, list_files
 from adapass.artifact.manifest import (
@@ -18,10 +20,12 @@ from adapass.artifact.manifest import (
     Manifest,
     manifest_from_bytes,
 )
+from adapass.artifact.points import check_points
 from adapass.artifact.recipe_file import read_recipe
 from adapass.errors import ArtifactError
 
 MAX_MANIFEST_BYTES = 16 << 20
+MAX_PARETO_BYTES = 64 << 20
 _REQUIRED = (MODEL_FILE, RECIPE_FILE, REPORT_FILE, PARETO_FILE)
 _AGAIN = "copy the artifact again from where it was made, or rebuild it with `adapass optimize`"
 
@@ -47,6 +51,25 @@ class Artifact:
     def recipe(self) -> dict[str, object]:
         return read_recipe(self.folder / RECIPE_FILE)
 
+    def pareto(self) -> tuple[dict[str, object], ...]:
+        """What was measured on the way; see ``adapass.driver.front`` for the entries.
+
+        Raises:
+            ArtifactError: not a list of objects.
+
+        """
+        path = self.folder / PARETO_FILE
+        if path.stat().st_size > MAX_PARETO_BYTES:
+            raise ArtifactError(f"{path} is larger than {MAX_PARETO_BYTES} bytes; this is no artifact")
+        try:
+            entries: object = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path} is not valid JSON ({error}); {_AGAIN}") from error
+        rows = cast("list[object]", entries) if isinstance(entries, list) else [None]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ArtifactError(f"{path} is not a list of objects; {_AGAIN}")
+        return tuple(cast("list[dict[str, object]]", rows))
+
 
 def read_artifact(path: Path) -> Artifact:
     """Read and verify the whole artifact: schema, every path, every size, every hash.
@@ -59,6 +82,7 @@ def read_artifact(path: Path) -> Artifact:
         found = "is a file" if path.exists() else "does not exist"
         raise ArtifactError(f"artifact {path} {found}; expected the folder that `adapass optimize` wrote")
     manifest = _read_manifest(path)
+    check_points(manifest, str(path / MANIFEST_FILE))
     _check_paths(manifest, path)
     _check_files(manifest, path)
     return Artifact(path, manifest)

@@ -9,6 +9,7 @@ from html import escape
 
 from adapass.artifact.charts import Bar, Point, bars_svg, points_svg
 from adapass.artifact.manifest import Description, Exits, Kind, Latency, Port, Quality, Trust
+from adapass.artifact.points import points_of
 from adapass.artifact.recipe_file import recipe_to_text
 
 _STYLE = """
@@ -34,7 +35,9 @@ def report_html(
         _section("Quality", _quality(about.quality)),
         _section("Certificate", _certificate(about)),
         _section("Exits", _exits(about.exits)),
-        _section("Plans tried", _pareto(pareto)),
+        _section("Operating points", _points(about)),
+        _section("Plans tried", _pareto([entry for entry in pareto if entry.get("kind") != "step"])),
+        _section("Certified step by step", _steps([e for e in pareto if e.get("kind") == "step"])),
         _section("Inputs and outputs", _ports(about)),
         _section("Made with", _table(("what", "value"), _made_with(about))),
         _section("Recipe", f"<pre>{escape(recipe_to_text(recipe))}</pre>"),
@@ -115,17 +118,65 @@ def _exits(exits: Exits | None) -> str:
     return f"{bars_svg(bars, 'share of samples by exit')}<p>Rule: {escape(exits.rule)}.{depth}</p>"
 
 
+def _points(about: Description) -> str:
+    """Measured or expected time against the drop that can be certified."""
+    points = points_of(about)
+    if not points:
+        return ""
+    drawn = [
+        Point(point.seconds * 1e3, 100 * point.certified_drop, point.title)
+        for point in points
+        if point.seconds is not None
+    ]
+    labels = {"x_label": "time in ms", "y_label": "certified drop in points", "title": "operating points"}
+    rows = [
+        (
+            point.title,
+            f"{100 * point.certified_drop:.2f}",
+            "" if point.loss is None else f"{100 * point.loss:+.2f}",
+            "" if point.seconds is None else f"{1e3 * point.seconds:.3f}",
+            str(point.trust),
+            "" if point.ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(*point.ratio),
+            "" if point.exits is None else " ".join(f"{share:.0%}" for share in point.exits.shares),
+            "yes" if point.is_default else "",
+        )
+        for point in points
+    ]
+    head = ("point", "certified drop", "loss seen", "ms", "", "of the original", "exits taken", "default")
+    how = (
+        "Switch with load_artifact(path, point=NAME), or make one the default with adapass pick. "
+        "Drops are in points and hold with the confidence of the certificate for a budget settled beforehand."
+    )
+    return points_svg(drawn, **labels) + _table(head, rows) + f"<p>{escape(how)}</p>"
+
+
 def _pareto(pareto: Sequence[Mapping[str, object]]) -> str:
     if not pareto:
         return ""
     points: list[Point] = []
     for entry in pareto:
-        seconds, damage = _finite(entry.get("seconds")), _finite(entry.get("damage"))
+        seconds, damage = _finite(entry.get("seconds")), _damage(entry)
         if seconds is not None and damage is not None:
-            points.append(Point(seconds * 1e3, damage, _plain(dict(entry))))
+            points.append(Point(seconds * 1e3, damage, str(entry.get("name") or _plain(dict(entry)))))
     chart = points_svg(points, x_label="time in ms", y_label="damage", title="plans tried") if points else ""
-    head = tuple(dict.fromkeys(key for entry in pareto for key in entry))
-    return chart + _table(head, [[_cell(entry.get(key)) for key in head] for entry in pareto])
+    return chart + _entries(pareto)
+
+
+def _steps(steps: Sequence[Mapping[str, object]]) -> str:
+    return _entries(steps) if steps else ""
+
+
+def _entries(entries: Sequence[Mapping[str, object]]) -> str:
+    """A table of everything in the entries but recipes, which are for programs, and what all have alike."""
+    head = tuple(dict.fromkeys(key for entry in entries for key in entry if key not in {"recipe", "kind"}))
+    return _table(head, [[_cell(entry.get(key)) for key in head] for entry in entries])
+
+
+def _damage(entry: Mapping[str, object]) -> float | None:
+    """The loss on the search samples, 0 for the original itself."""
+    if entry.get("kind") == "original":
+        return 0.0
+    return _finite(entry.get("search_loss", entry.get("damage")))
 
 
 def _cell(value: object) -> str:

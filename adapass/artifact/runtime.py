@@ -1,4 +1,4 @@
-"""Run an artifact: ``load_artifact(path).run({...})``."""
+"""Run an artifact: ``load_artifact(path).run({...})``, at any of its certified operating points."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from adapass.artifact.manifest import Port
 from adapass.artifact.plain import PlainRunner
+from adapass.artifact.points import Point, find_point, knob_arrays, points_of
 from adapass.artifact.read import Artifact, read_artifact
 from adapass.budgeted import Array
 from adapass.errors import ArtifactError, DataError, UsageError
@@ -28,10 +29,10 @@ class RunStats:
     exits: tuple[int, ...] | None
     """The exit each sample of the last run took, 0 = first; ``None`` for a model without exits."""
     counts: Mapping[int, int]
-    """How often each exit was taken, over all runs."""
+    """How often each exit was taken, over all runs at the current operating point."""
     runs: int
     samples: int | None
-    """Over all runs; ``None`` for a model without exits, whose batch axis nobody named."""
+    """Of these runs; ``None`` for a model without exits, whose batch axis nobody named."""
 
 
 class LoadedArtifact:
@@ -44,6 +45,31 @@ class LoadedArtifact:
         self._last: tuple[int, ...] | None = None
         self._counts: dict[int, int] = {}
         self._runs = 0
+        self._knobs: dict[str, Array] = {}
+        self._point = next((p for p in self.points if p.is_default), None)
+        if self._point is not None:
+            self._use(self._point)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The certified operating points, from the most careful to the most aggressive."""
+        return points_of(self.artifact.manifest)
+
+    @property
+    def point(self) -> Point | None:
+        """What runs now; ``None`` where nothing was certified."""
+        return self._point
+
+    def set_point(self, name: str) -> None:
+        """Run at another certified point from now on, by name (``p0``) or alias (``safe``).
+
+        Nothing is loaded again. ``stats`` start anew: counts of different points do not add up.
+
+        Raises:
+            UsageError: no such point.
+
+        """
+        self._use(find_point(self.artifact.manifest, name, str(self.artifact.folder)))
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -60,7 +86,7 @@ class LoadedArtifact:
         return RunStats(self._last, dict(sorted(self._counts.items())), self._runs, samples)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name, samples in the order of the batch.
+        """The outputs by name, samples in the order of the batch. A knob among the feeds wins over the point.
 
         Raises:
             DataError: an input is missing, unknown, or of the wrong type or rank.
@@ -68,7 +94,7 @@ class LoadedArtifact:
         """
         if self._runner is None:
             raise UsageError(f"artifact {self.artifact.folder} is closed; load it again")
-        outcome = self._runner.run(checked_feeds(feeds, self.inputs))
+        outcome = self._runner.run({**self._knobs, **checked_feeds(feeds, self.inputs)})
         self._runs += 1
         if outcome.exits is not None:
             self._last = tuple(int(taken) for taken in outcome.exits)
@@ -82,6 +108,12 @@ class LoadedArtifact:
             self._runner.close()
             self._runner = None
 
+    def _use(self, point: Point) -> None:
+        self._point, self._last, self._counts, self._runs = point, None, {}, 0
+        # The build itself has the last point built in, whatever was picked since.
+        built_in = point.is_default and point.name == self.artifact.manifest.points[-1].name
+        self._knobs = {} if built_in else knob_arrays(point.knobs)
+
     def __enter__(self) -> Self:
         return self
 
@@ -91,24 +123,34 @@ class LoadedArtifact:
         self.close()
 
 
-def load_artifact(path: str | os.PathLike[str], threads: int | None = None) -> LoadedArtifact:
+def load_artifact(
+    path: str | os.PathLike[str], threads: int | None = None, *, point: str | None = None
+) -> LoadedArtifact:
     """Verify the artifact at ``path`` and open it for running.
+
+    ``point`` is one of its certified operating points (``safe``, ``balanced``, ``fast``, ``p0`` and so on);
+    by default what it ships with.
 
     ``threads`` is the budget of the whole process; by default what the artifact was measured with,
     but no more than this process may use.
 
     Raises:
         ArtifactError: see ``read_artifact``; or it needs a generator that is not installed.
-        UsageError: ``threads`` below 1.
+        UsageError: ``threads`` below 1, or no such point.
 
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}, expected at least 1")
     artifact = read_artifact(Path(path))
+    if point is not None:
+        find_point(artifact.manifest, point, str(artifact.folder))  # before anything large is opened
     latency = artifact.manifest.latency
     usable = usable_threads()
     budget = threads or (min(latency.threads, usable) if latency else usable)
-    return LoadedArtifact(artifact, _open(artifact, budget), budget)
+    loaded = LoadedArtifact(artifact, _open(artifact, budget), budget)
+    if point is not None:
+        loaded.set_point(point)
+    return loaded
 
 
 def usable_threads() -> int:

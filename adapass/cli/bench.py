@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapass.cli.options import AllowCode, Data, Json, Quiet, Seed, Verbose, numbers, seconds
+from adapass.cli.options import AllowCode, Data, Json, PointName, Quiet, Seed, Verbose, numbers, seconds
 from adapass.cli.output import print_json, print_line
+from adapass.errors import UsageError
+
+if TYPE_CHECKING:
+    from adapass.artifact.runtime import LoadedArtifact
+    from adapass.cost.bench import Runnable
 
 GENERATED = 32
 """Generated samples to time with, where the largest batch does not need more."""
@@ -19,6 +24,7 @@ def bench(
         list[Path],
         typer.Argument(help="ONNX files and artifacts; the first is what the others are compared with."),
     ],
+    point: PointName = None,
     data: Data = None,
     threads: Annotated[
         str | None,
@@ -40,11 +46,17 @@ def bench(
 ) -> None:
     """Measure latency percentiles and throughput of models and artifacts, in turns, on the same inputs."""
     del verbose
-    from adapass.artifact.runtime import usable_threads
+    from adapass.artifact.runtime import load_artifact, usable_threads
     from adapass.cli.feeds import samples_for
     from adapass.cli.progress import shown_progress
-    from adapass.cost.bench import Settings, table
+    from adapass.cost.bench import Settings, open_path, table
     from adapass.cost.bench import bench as run_bench
+
+    if point is not None and not any(path.is_dir() for path in models):
+        raise UsageError("--point is a point of an artifact; no artifact was given")
+
+    def opened(path: Path, budget: int) -> LoadedArtifact | Runnable:
+        return load_artifact(path, budget, point=point) if path.is_dir() else open_path(path, budget)
 
     settings = Settings(
         threads=(usable_threads(),) if threads is None else numbers(threads, "--threads"),
@@ -56,7 +68,7 @@ def bench(
     enough = max(GENERATED, *settings.batches)
     inputs = samples_for(models[0], data, seed=seed, allow_code=allow_code, generated=enough)
     with shown_progress(quiet) as progress:
-        result = run_bench(models[0], models[1:], inputs, settings, progress=progress)
+        result = run_bench(models[0], models[1:], inputs, settings, progress=progress, opener=opened)
     if as_json:
         print_json({"inputs": "generated" if data is None else data, **result.to_json()})
         return

@@ -48,6 +48,15 @@ Data = Annotated[
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Allow --data and --eval to name Python functions.")
 ]
+PointName = Annotated[
+    str | None,
+    typer.Option(
+        "--point",
+        metavar="NAME",
+        help="Certified operating point of an artifact: safe, balanced, fast, p0, ...",
+        show_default="what it ships with",
+    ),
+]
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx")]
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m|h)?\s*")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapass.cli.options import Json, Quiet, Threads, Verbose
+from adapass.cli.options import Json, PointName, Quiet, Threads, Verbose
 from adapass.cli.output import print_json, print_line, print_note, print_table
 from adapass.errors import DataError, UsageError
 
@@ -32,6 +32,7 @@ def run(
         int | None,
         typer.Option(min=1, help="Samples per run.", show_default="all in one run"),
     ] = None,
+    point: PointName = None,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = 0,
@@ -45,7 +46,7 @@ def run(
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"{output.absolute().parent} is no folder; create it, or choose another --output")
     arrays = dict(read_npz(inputs))
-    runner = Runnable(model, threads)
+    runner = Runnable(model, threads, point)
     try:
         if LABELS in arrays and LABELS not in {port.name for port in runner.inputs}:
             del arrays[LABELS]

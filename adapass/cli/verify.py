@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapass.cli.options import AllowCode, Data, Json, Quiet, Seed, Verbose
+from adapass.cli.options import AllowCode, Data, Json, PointName, Quiet, Seed, Verbose
 from adapass.cli.output import print_json, print_note, print_table
-from adapass.errors import ExitCode
+from adapass.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from adapass.budgeted import Feeds
@@ -28,6 +28,7 @@ def verify(
             show_default="rounding of the output's type",
         ),
     ] = None,
+    point: PointName = None,
     data: Data = None,
     samples: Annotated[int, typer.Option(min=1, help="Inputs to compare on.")] = 16,
     seed: Seed = 0,
@@ -38,17 +39,18 @@ def verify(
 ) -> None:
     """Compare what two models compute, on given or generated inputs; exit code 4 when they differ."""
     del quiet, verbose
-    from adapass.cli.contestants import onnx_file_of
+    from adapass.cli.contestants import portable_model
     from adapass.cli.feeds import samples_for
     from adapass.cost.bench import batched_feeds
-    from adapass.graph.load import load_model
     from adapass.verification import compare
 
     feeds: Sequence[Feeds] | None = None
     if data is not None:
         feeds = batched_feeds(samples_for(first, data, seed=seed, allow_code=allow_code), 1, samples)
-    reference = load_model(onnx_file_of(first))
-    comparison = compare(reference, load_model(onnx_file_of(second)), feeds=feeds, seed=seed)
+    if point is not None and not (first.is_dir() or second.is_dir()):
+        raise UsageError("--point is a point of an artifact; neither A nor B is one")
+    reference, other = (portable_model(path, point if path.is_dir() else None) for path in (first, second))
+    comparison = compare(reference, other, feeds=feeds, seed=seed)
     dtypes = {value.name: _dtype(value.dtype) for value in reference.graph.outputs}
     bounds = {d.output: _bound(dtypes[d.output], tolerance) for d in comparison.differences}
     bad = [d for d in comparison.differences if not d.relative_max <= bounds[d.output]]

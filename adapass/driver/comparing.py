@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
 from adapass.artifact.manifest import Latency, Trust
+from adapass.artifact.plain import PlainRunner
 from adapass.budgeted import OperatingPoint
+from adapass.cost.measure import Contestant, interleaved
 from adapass.cost.timing import Ratio
 from adapass.driver.context import Context
-from adapass.driver.finals import ORIGINAL, Build, at_point, race
+from adapass.driver.finals import ORIGINAL, Build, at_point, knob_feeds
+from adapass.driver.points import PointTiming, points_to_measure
+from adapass.driver.proof import Step
+from adapass.generator import Runner
 from adapass.registry import generator
 
 ROUNDS = 10
+WARMUP = 2
+MOST_POINTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +47,60 @@ def final_build(context: Context, build: Build, point: OperatingPoint | None) ->
     return Final(Build(build.candidate, build.generator, build.variant, folder), model, portable)
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The original, what ships, and some of its operating points, timed in turns."""
+
+    latency: Latency
+    ratio: Ratio | None
+    """``None`` where the device is not here."""
+    points: Mapping[int, PointTiming] = field(default_factory=dict[int, PointTiming])
+    """By position among the certified steps."""
+
+
 def compared(context: Context, final: Final) -> tuple[Latency, Ratio | None]:
     """Latency of the original and of the result; the ratio with its interval where the device is here."""
+    found = compare(context, final)
+    return found.latency, found.ratio
+
+
+def compare(
+    context: Context, final: Final, steps: Sequence[Step] = (), *, most_points: int = MOST_POINTS
+) -> Comparison:
+    """The same, and in the same run the points of ``steps`` that have names, at most ``most_points``.
+
+    Each point more takes as long as timing the result; with 1 only what ships is timed.
+    """
     if not context.device_present:
-        return _latency(context, modelled_original(context), final.build.candidate.seconds.seconds), None
+        modelled = final.build.candidate.seconds.seconds
+        return Comparison(_latency(context, modelled_original(context), modelled), None)
+    wanted = points_to_measure(steps, most_points)
     feeds, threads = context.feeds(2), context.request.threads
-    timings = race([final.build], context.material.path, feeds, threads=threads, rounds=ROUNDS)
+    original: Runner = PlainRunner(context.material.path, threads=threads)
+    runners = [original]
+    try:
+        result = final.build.generator.load(final.build.folder, threads=threads)
+        runners.append(result)
+        contestants: dict[str, Contestant] = {ORIGINAL: original.run, final.build.name: result.run}
+        # What ships is there already: the last step is its default.
+        others = {index: f"point {index}" for index in wanted if index != len(steps) - 1}
+        for index, name in others.items():
+            contestants[name] = _turned(result, steps[index].contestant.point)
+        timings = interleaved(contestants, feeds, rounds=ROUNDS, warmup=WARMUP)
+    finally:
+        for runner in runners:
+            runner.close()
     before, after = timings[ORIGINAL], timings[final.build.name]
-    return _latency(context, before.mean, after.mean), after.ratio(before)
+    measured = {index: timings[others.get(index, final.build.name)] for index in wanted}
+    return Comparison(
+        _latency(context, before.mean, after.mean),
+        after.ratio(before),
+        {index: PointTiming(timing.mean, timing.ratio(before)) for index, timing in measured.items()},
+    )
+
+
+def _turned(runner: Runner, point: OperatingPoint | None) -> Contestant:
+    return lambda feeds: runner.run(knob_feeds(feeds, point))
 
 
 def modelled_original(context: Context) -> float:

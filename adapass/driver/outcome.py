@@ -14,16 +14,19 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from adapass.artifact.manifest import (
+    CertifiedPoint,
     Description,
     Exits,
     GeneratorInfo,
     Kind,
     Latency,
     Original,
+    PointMeasure,
     Quality,
 )
 from adapass.artifact.ports import model_ports
 from adapass.artifact.write import Contents, write_artifact
+from adapass.driver.front import without_recipes
 from adapass.driver.material import Material
 from adapass.driver.report import Report, Result, Row
 from adapass.errors import ExitCode
@@ -54,6 +57,8 @@ class Finding:
     certificate: Mapping[str, object] | None = None
     certificate_words: str = ""
     exits: Exits | None = None
+    points: tuple[CertifiedPoint, ...] = ()
+    point_measures: tuple[PointMeasure, ...] = ()
     pareto: tuple[Mapping[str, object], ...] = ()
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -83,7 +88,8 @@ def conclude(material: Material, destination: Path, finding: Finding, shipment: 
     )
     folder = write_artifact(destination, contents)
     after_bytes = sum(file.stat().st_size for file in shipment.folder.rglob("*") if file.is_file())
-    return Result(folder, _report(material, finding, after_bytes), finding.recipe, finding.pareto)
+    shown = without_recipes(finding.pareto)
+    return Result(folder, _report(material, finding, after_bytes), finding.recipe, shown)
 
 
 def hand_back(material: Material, destination: Path, finding: Finding, reason: str) -> Result:
@@ -97,7 +103,8 @@ def hand_back(material: Material, destination: Path, finding: Finding, reason: s
     )
     folder = write_artifact(destination, contents)
     report = _report(material, finding, None)
-    return Result(folder, report, finding.recipe, finding.pareto, ExitCode.BUDGET_NOT_REACHABLE, reason)
+    shown = without_recipes(finding.pareto)
+    return Result(folder, report, finding.recipe, shown, ExitCode.BUDGET_NOT_REACHABLE, reason)
 
 
 def tool_versions() -> dict[str, str]:
@@ -130,13 +137,16 @@ def _description(
         certificate=cast("dict[str, JsonValue] | None", finding.certificate),
         latency=finding.latency,
         exits=finding.exits if kind is Kind.OPTIMIZED else None,
+        points=finding.points if kind is Kind.OPTIMIZED else (),
+        default_point=finding.points[-1].name if finding.points and kind is Kind.OPTIMIZED else None,
+        point_measures=finding.point_measures if kind is Kind.OPTIMIZED else (),
         tools=tool_versions(),
         warnings=finding.warnings,
     )
 
 
 def _report(material: Material, finding: Finding, after_bytes: int | None) -> Report:
-    rows = [*_latency_rows(finding), *_quality_rows(finding), *_exit_rows(finding)]
+    rows = [*_latency_rows(finding), *_quality_rows(finding), *_exit_rows(finding), *_point_rows(finding)]
     before_bytes = material.path.stat().st_size
     if after_bytes is not None:
         rows.append(
@@ -154,6 +164,7 @@ def _report(material: Material, finding: Finding, after_bytes: int | None) -> Re
         "quality": None if finding.quality is None else finding.quality.model_dump(mode="json"),
         "certificate": finding.certificate,
         "exits": None if finding.exits is None else finding.exits.model_dump(mode="json"),
+        "points": [point.name for point in finding.points],
         "size_bytes": {"before": before_bytes, "after": after_bytes},
     }
     words = [finding.certificate_words] if finding.certificate_words else []
@@ -193,6 +204,18 @@ def _exit_rows(finding: Finding) -> Sequence[Row]:
     shares = " ".join(f"{100 * share:.0f}%" for share in exits.shares)
     depth = "-" if exits.mean_depth is None else f"{100 * exits.mean_depth:.0f} %"
     return (Row("work executed", "100 %", depth, f"samples leaving at each exit, last = end: {shares}"),)
+
+
+def _point_rows(finding: Finding) -> Sequence[Row]:
+    if len(finding.points) < 2:
+        return ()
+    named = [
+        f"{alias} {measure.ratio[0]:.2f}x" if measure.ratio is not None else alias
+        for measure in finding.point_measures
+        for alias in measure.aliases
+    ]
+    note = f"certified, see `adapass pick --list`: {', '.join(named)}"
+    return (Row("operating points", "1", str(len(finding.points)), note),)
 
 
 def _milliseconds(seconds: float) -> str:

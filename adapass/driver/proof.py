@@ -4,6 +4,11 @@ The sequence is fixed before the certify samples are touched: the exact build fi
 than the original at all), then the fastest build with its knobs neutral, then along its path of
 settings from the safest to the most aggressive. Each step is tested in turn; the first that fails ends
 it, and the last that passed ships (fixed-sequence testing: the choice costs no confidence).
+
+The steps of the shipped build that passed are its certified operating points: any of them may be run for
+any reason, and a stricter budget that was settled beforehand leaves a known part of them. ``certified_drop``
+of a step counts every step in front of it, the exact build included, for the walk at that budget has to
+get there (``certify.inversion`` has the argument and what it does not allow).
 """
 
 from __future__ import annotations
@@ -17,8 +22,9 @@ import numpy.typing as npt
 from adapass.budgeted import Array, OperatingPoint
 from adapass.certify.bounds import upper_bound
 from adapass.certify.certificate import Certificate, issue
+from adapass.certify.inversion import reach, walked
 from adapass.certify.losses import Losses
-from adapass.certify.sequence import certify
+from adapass.certify.sequence import Verdict, certify
 from adapass.data import fingerprint
 from adapass.driver.context import Context
 from adapass.driver.finals import Build, knob_feeds
@@ -33,6 +39,21 @@ class Contestant:
 
     build: Build
     point: OperatingPoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that passed."""
+
+    contestant: Contestant
+    certificate: Certificate
+    certified_drop: float
+    """The smallest budget, of a grid below the tested one, at which the walk gets here and passes."""
+    p_value: float
+    """Valid for every budget from ``certified_drop`` to the tested one."""
+    score: float
+    exits: npt.NDArray[np.int64] | None
+    """The exit each certify sample took; ``None`` for a model without exits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +72,10 @@ class Proof:
     """The exit each certify sample took; ``None`` for a model without exits."""
     tested: tuple[Mapping[str, object], ...]
     """Every step that was tested, plain data."""
+    steps: tuple[Step, ...] = ()
+    """The shipped build's steps that passed, from the most careful to the one that ships."""
+    certified_builds: frozenset[str] = frozenset()
+    """Names of the builds of which a step passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,28 +127,52 @@ def prove(context: Context, contestants: Sequence[Contestant], judge: Judge) -> 
     verdict = certify(walk(), request.max_drop, request.confidence)
     position = verdict.index or 0
     shipped = runs[position]
-    certificate = None
-    if verdict.index is not None:
+    passed = _passed(context, contestants, runs, verdict, fingerprint(judge.samples))
+    tested = [
+        {
+            "name": contestant.build.name,
+            "position": index,
+            "passed": index < verdict.passed,
+            "loss": run.losses.mean,
+            "p_value": p,
+            "expected_seconds": None if contestant.point is None else contestant.point.expected_seconds,
+        }
+        for index, (contestant, run, p) in enumerate(zip(contestants, runs, verdict.p_values, strict=False))
+    ]
+    return Proof(
+        contestants[position],
+        passed[-1].certificate if passed else None,
+        upper_bound(shipped.losses, request.confidence),
+        shipped.score,
+        shipped.exits,
+        tuple(tested),
+        tuple(step for step in passed if step.contestant.build is contestants[position].build),
+        frozenset(step.contestant.build.name for step in passed),
+    )
+
+
+def _passed(
+    context: Context, contestants: Sequence[Contestant], runs: Sequence[_Run], verdict: Verdict, data: str
+) -> list[Step]:
+    request = context.request
+    found = [reach(run.losses, request.max_drop, request.confidence) for run in runs[: verdict.passed]]
+    reaches = [each for each in found if each is not None]
+    assert len(reaches) == verdict.passed  # the grid ends at the budget at which all of them have passed
+    drops = walked([each.certified_drop for each in reaches])
+    steps: list[Step] = []
+    for position, (drop, each) in enumerate(zip(drops, reaches, strict=True)):
+        run = runs[position]
         certificate = issue(
-            shipped.losses,
+            run.losses,
             verdict,
             position=position,
             max_drop=request.max_drop,
             confidence=request.confidence,
             split_seed=request.seed,
-            data=fingerprint(judge.samples),
+            data=data,
         )
-    tested = [
-        {
-            "name": contestant.build.name,
-            "loss": run.losses.mean,
-            "p_value": p,
-            "expected_seconds": None if contestant.point is None else contestant.point.expected_seconds,
-        }
-        for contestant, run, p in zip(contestants, runs, verdict.p_values, strict=False)
-    ]
-    bound = upper_bound(shipped.losses, request.confidence)
-    return Proof(contestants[position], certificate, bound, shipped.score, shipped.exits, tuple(tested))
+        steps.append(Step(contestants[position], certificate, drop, each.p_value, run.score, run.exits))
+    return steps
 
 
 def _run(contestant: Contestant, judge: Judge, threads: int) -> _Run:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapass.artifact.manifest import Trust
 from adapass.errors import ExitCode
 
 
@@ -40,6 +41,21 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A candidate of the search that was timed, kept whether it won or not."""
+
+    name: str
+    """Of a build its ``Build.name``; ``original`` for the model itself."""
+    seconds: float
+    """Mean latency of a batch."""
+    trust: Trust
+    search_loss: float | None
+    """Mean paired loss on the search samples; ``None`` where it was not taken."""
+    recipe: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What ``recipe.yaml`` would hold, had it won."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What ``adapass.optimize`` returns."""
 
@@ -48,7 +64,7 @@ class Result:
     report: Report
     recipe: Mapping[str, object]
     pareto: tuple[Mapping[str, object], ...] = ()
-    """Measured points: seconds, damage (search loss), description; the chosen one is marked."""
+    """What was measured, as in ``pareto.json`` but without the recipes; see ``driver.front``."""
     exit_code: ExitCode = ExitCode.OK
     reason: str = ""
     """Why the original came back; empty when it did not."""

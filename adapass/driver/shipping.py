@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-import numpy as np
 import onnx_ir as ir
 
-from adapass.artifact.manifest import Exits, GeneratorInfo, Latency, Quality
+from adapass.artifact.manifest import GeneratorInfo, Latency, Quality
 from adapass.budgeted import BudgetedPass
 from adapass.cost.timing import Ratio
 from adapass.driver.comparing import Final
 from adapass.driver.context import Context
-from adapass.driver.depth import exits_record
-from adapass.driver.finals import ORIGINAL
+from adapass.driver.front import front_entries, race_entries, step_entries
 from adapass.driver.outcome import Finding, Shipment, conclude
+from adapass.driver.points import PointTiming, exits_of, manifest_points, point_measures
 from adapass.driver.proof import Proof
 from adapass.driver.recipe import write_plan
-from adapass.driver.report import Result
+from adapass.driver.report import FrontPoint, Result
 from adapass.driver.request import Request
 from adapass.facts import FactCache
 from adapass.search.judge import Judge
@@ -31,11 +31,20 @@ def ship(
     *,
     proof: Proof | None = None,
     judge: Judge | None = None,
-    race: Mapping[str, float],
+    race: Mapping[str, float] = MappingProxyType({}),
+    front: Sequence[FrontPoint] = (),
+    points: Mapping[int, PointTiming] = MappingProxyType({}),
     hints: Sequence[str] = (),
 ) -> Result:
-    """Write the artifact of an optimized model."""
+    """Write the artifact of an optimized model.
+
+    ``front`` is everything that was timed; ``race`` (mean seconds by name) stands in where there is none.
+    ``points`` are the timings of certified steps (``Comparison.points``).
+    """
     build, request, parts = final.build, context.request, context.material.parts
+    steps = proof.steps if proof is not None else ()
+    measures = point_measures(final.model, steps, points)
+    certified = proof.certified_builds if proof is not None else frozenset[str]()
     point = proof.contestant.point if proof is not None else None
     certificate = proof.certificate if proof is not None else None
     finding = Finding(
@@ -46,8 +55,17 @@ def ship(
         quality=_quality(judge, proof),
         certificate=certificate.to_dict() if certificate is not None else None,
         certificate_words=certificate.statement if certificate is not None else "",
-        exits=_exits(final, proof),
-        pareto=(*_pareto(race, build.name), *(proof.tested if proof is not None else ())),
+        exits=exits_of(final.model, point, proof.exits if proof is not None else None),
+        points=manifest_points(steps),
+        point_measures=measures,
+        pareto=(
+            *(
+                front_entries(front, chosen=build.name, certified=certified)
+                if front
+                else race_entries(race, build.name, certified)
+            ),
+            *step_entries(proof.tested if proof is not None else ()),
+        ),
         messages=(*(parts.notes if parts is not None else ()), *hints),
         warnings=_warnings(final, proof, request),
     )
@@ -80,28 +98,6 @@ def _quality(judge: Judge | None, proof: Proof | None) -> Quality | None:
         return None
     before = judge.score(judge.original)
     return Quality(metric=judge.metric.value, before=before, after=proof.score, samples=len(judge.samples))
-
-
-def _exits(final: Final, proof: Proof | None) -> Exits | None:
-    record = exits_record(final.model)
-    if record is None or proof is None or proof.exits is None:
-        return None
-    depths = [*record.depths, 1.0]
-    shares = np.bincount(proof.exits, minlength=len(depths)) / len(proof.exits)
-    thresholds = tuple(None if not np.isfinite(t) else float(t) for t in record.thresholds)
-    return Exits(
-        rule=record.rule,
-        shares=tuple(float(share) for share in shares),
-        thresholds=thresholds,
-        mean_depth=float(np.dot(shares, depths)),
-    )
-
-
-def _pareto(race: Mapping[str, float], chosen: str) -> tuple[Mapping[str, object], ...]:
-    return tuple(
-        {"name": name, "seconds": seconds, "chosen": name == chosen, "original": name == ORIGINAL}
-        for name, seconds in sorted(race.items(), key=lambda item: item[1])
-    )
 
 
 def _warnings(final: Final, proof: Proof | None, request: Request) -> tuple[str, ...]:

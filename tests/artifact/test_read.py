@@ -122,9 +122,9 @@ def test_refuses_a_pipe_instead_of_waiting_on_it(maker: Maker) -> None:
 
 def test_asks_to_upgrade_for_a_newer_schema(maker: Maker) -> None:
     folder = maker.write()
-    forge(folder, lambda document: document.update(schema_version=2, invented=True))
+    forge(folder, lambda document: document.update(schema_version=3, invented=True))
 
-    with pytest.raises(ArtifactError, match=r"schema version 2, this adapass reads up to 1.*upgrade"):
+    with pytest.raises(ArtifactError, match=r"schema version 3, this adapass reads up to 2.*upgrade"):
         read_artifact(folder)
 
 
