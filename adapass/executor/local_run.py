@@ -81,6 +81,7 @@ class LocalRun(Generic[T, R]):
 
     def _take(self, reply: Reply) -> None:
         index = self._running.pop(reply.worker)
+        reply.worker.busy = False
         if reply.outcome is None:
             self._run_again(index, reply.worker)
             return

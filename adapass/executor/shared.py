@@ -77,9 +77,7 @@ def pack_call(
             f"item {index} cannot be sent to a worker: {error}; expected plain values"
         ) from error
     if not all(known(name) for name in names):
-        raise UsageError(
-            f"item {index} holds a value that was not shared by this executor, or before it closed"
-        )
+        raise UsageError(f"item {index} holds a value that another executor shared; share it with this one")
     return data, names
 
 

@@ -17,7 +17,6 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
@@ -76,8 +75,6 @@ def work(parent: int) -> None:
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     _Listener(incoming, orders).start()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    for module in ("numpy", "scipy.linalg", "onnxruntime"):
-        import_module(module)
     while True:
         _answer(orders.get(), outgoing)
 

@@ -51,6 +51,7 @@ class WorkerProcess:
                 env={**os.environ, **ONE_THREAD},
             )
         self.busy = False
+        """Has an order whose reply was not taken yet: whoever takes it resets this."""
         self._inbox: queue.SimpleQueue[tuple[Order, Outbox] | None] = queue.SimpleQueue()
         threading.Thread(target=self._converse, daemon=True).start()
 
@@ -94,7 +95,6 @@ class WorkerProcess:
             outcome = self._ask(order)
             if outcome is None:
                 self._bury()
-            self.busy = False
             outbox.put(Reply(self, outcome))
             if outcome is None:
                 return
