@@ -1,0 +1,249 @@
+"""`adapass monitor ARTIFACT`: does live traffic still look like what the certificate was made on?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from adapass.cli.options import AllowCode, Json, Quiet, Threads, Verbose
+from adapass.cli.output import print_json, print_line, print_note, print_table
+from adapass.errors import ArtifactError, DataError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from adapass.artifact.manifest import Manifest
+    from adapass.drift import Monitor, Reference
+
+STDIN = "-"
+
+
+def monitor(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact with early exits.")],
+    exits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Exits that live samples took, one a line in their order: numbers from 0, or JSON objects "
+            "with an 'exit'; - reads standard input.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Run the artifact on this data instead.")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Go on from this file where it exists, and save to it at the end."),
+    ] = None,
+    false_alarm_rate: Annotated[
+        float,
+        typer.Option(help="Chance of an alarm, ever, on a stream without drift."),
+    ] = 0.01,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per run, with --data.")] = 32,
+    threads: Threads = None,
+    as_json: Json = False,
+    allow_code: AllowCode = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Watch which exits live samples take; exit code 4 when they no longer fit the certificate's samples."""
+    del verbose
+    from adapass.artifact import read_artifact
+
+    if exits is not None and data is not None:
+        raise UsageError("--exits and --data were both given; give one of them")
+    if exits is None and data is None and (state is None or not state.is_file()):
+        raise UsageError("nothing to watch: give --exits FILE, --data PATH, or a --state file to report on")
+    reference = reference_of(read_artifact(artifact).manifest, str(artifact))
+    watch = _resumed(state, reference, false_alarm_rate) or _new(reference, false_alarm_rate)
+    if exits is not None:
+        with _saved_if_interrupted(watch, state if exits == STDIN else None), _opened(exits) as stream:
+            _follow(watch, stream, exits)
+    elif data is not None:
+        _run(watch, artifact, data, batch=batch, threads=threads, allow_code=allow_code)
+    if state is not None:
+        save(watch, state)
+    _report(watch, artifact, as_json=as_json)
+    if watch.alarm is not None:
+        if not quiet:
+            print_note(watch.alarm.message("exit"))
+        raise typer.Exit(int(ExitCode.VERIFICATION_FAILED))
+
+
+def reference_of(manifest: Manifest, where: str) -> Reference:
+    """The exits the artifact took on its certify samples.
+
+    Raises:
+        UsageError: it has no exits, or nobody counted them.
+        ArtifactError: the shares are not those of its certify samples.
+
+    """
+    from adapass.drift import Reference
+
+    certificate, quality = manifest.certificate or {}, manifest.quality
+    samples = certificate.get("samples", quality.samples if quality else None)
+    position = certificate.get("position", 0)
+    if manifest.exits is None:
+        raise UsageError(f"{where} has no early exits, or none that were counted; there is nothing to watch")
+    if not isinstance(samples, int) or not isinstance(position, int):
+        raise UsageError(
+            f"{where} does not say on how many samples its exits were counted; rebuild it with --eval data"
+        )
+    try:
+        return Reference.from_shares(manifest.exits.shares, samples, position)
+    except UsageError as error:
+        raise ArtifactError(f"{where}: {error}") from error
+
+
+def save(watch: Monitor, path: Path) -> None:
+    """Write the state beside its place and rename it, so that it is whole or as it was.
+
+    Raises:
+        UsageError: the place cannot be written.
+
+    """
+    import tempfile
+
+    try:
+        handle, scrap = tempfile.mkstemp(suffix=".partial", dir=path.absolute().parent)
+    except OSError as error:
+        raise UsageError(f"--state {path} cannot be written ({error}); choose another place") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(watch.to_json())
+        Path(scrap).replace(path)
+    finally:
+        Path(scrap).unlink(missing_ok=True)
+
+
+def _new(reference: Reference, rate: float) -> Monitor:
+    from adapass.drift import Monitor
+
+    return Monitor(reference, rate)
+
+
+def _resumed(path: Path | None, reference: Reference, rate: float) -> Monitor | None:
+    """The saved monitor, where there is one.
+
+    Raises:
+        DataError: the file is damaged.
+        UsageError: it watched another artifact, or at another rate.
+
+    """
+    from adapass.drift import Monitor
+    from adapass.drift.state import MAX_STATE_BYTES
+
+    if path is None or not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            saved = Monitor.from_json(file.read(MAX_STATE_BYTES + 1))
+    except OSError as error:
+        raise DataError(f"--state {path} cannot be read ({error})") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if saved.reference != reference:
+        raise UsageError(
+            f"--state {path} watched another artifact; give each artifact a state file of its own"
+        )
+    if saved.false_alarm_rate != rate:
+        raise UsageError(
+            f"--state {path} was begun with --false-alarm-rate {saved.false_alarm_rate:g}, {rate:g} given; "
+            "the rate is fixed before the first sample: give the old one, or begin a new file"
+        )
+    return saved
+
+
+@contextmanager
+def _saved_if_interrupted(watch: Monitor, state: Path | None) -> Generator[None]:
+    """What came through a pipe will not come again; a file can be read again, and would count twice."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state is not None:
+            save(watch, state)
+        raise
+
+
+@contextmanager
+def _opened(name: str) -> Generator[IO[bytes]]:
+    if name == STDIN:
+        yield sys.stdin.buffer
+        return
+    try:
+        raw = os.open(name, os.O_RDONLY)
+        stream = os.fdopen(raw, "rb")
+    except OSError as error:
+        raise DataError(f"--exits {name} cannot be read ({error})") from error
+    with stream:
+        yield stream
+
+
+def _follow(watch: Monitor, stream: IO[bytes], name: str) -> None:
+    """Sample by sample, so that a live pipe is answered at once; ends with the alarm."""
+    from adapass.drift.lines import read_categories
+
+    where = "standard input" if name == STDIN else name
+    if watch.alarm is None:
+        for category in read_categories(stream, len(watch.reference.counts), where):
+            if watch.observe((category,)) is not None:
+                return
+
+
+def _run(
+    watch: Monitor, artifact: Path, data: str, *, batch: int, threads: int | None, allow_code: bool
+) -> None:
+    from adapass.artifact import load_artifact
+    from adapass.cli.feeds import samples_for
+
+    samples = samples_for(artifact, data, seed=0, allow_code=allow_code)
+    with load_artifact(artifact, threads) as loaded:
+        for start in range(0, len(samples), batch):
+            loaded.run(samples.batch(range(start, min(start + batch, len(samples)))))
+            taken = loaded.stats.exits
+            if taken is None:
+                raise UsageError(f"{artifact} does not tell which exits it took; there is nothing to watch")
+            watch.observe(taken)
+
+
+def _report(watch: Monitor, artifact: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(watch, artifact))
+        return
+    alarm, expected = watch.alarm, watch.reference.shares
+    total = max(watch.samples, 1)
+    head = ("exit", "expected", "all samples", *(("since the drift began",) if alarm else ()))
+    rows = [
+        (k, f"{expected[k]:.1%}", f"{count / total:.1%}", *((f"{alarm.seen[k]:.1%}",) if alarm else ()))
+        for k, count in enumerate(watch.counts)
+    ]
+    print_table(head, rows)
+    verdict = f"alarm at sample {alarm.sample:,}" if alarm else "no alarm"
+    evidence = f"strongest evidence {watch.evidence:.3g} of {watch.needed:.3g}"
+    rate = f"false alarms, ever: at most {watch.false_alarm_rate:.3g}"
+    print_line(f"{verdict}: {watch.samples:,} samples, {evidence} ({rate})")
+
+
+def _document(watch: Monitor, artifact: Path) -> dict[str, object]:
+    alarm = watch.alarm
+    found = alarm and {
+        "sample": alarm.sample,
+        "since": alarm.since,
+        "seen": alarm.seen,
+        "message": alarm.message("exit"),
+    }
+    return {
+        "artifact": str(artifact),
+        "samples": watch.samples,
+        "reference_samples": watch.reference.samples,
+        "false_alarm_rate": watch.false_alarm_rate,
+        "evidence": watch.evidence,
+        "needed": watch.needed,
+        "expected": watch.reference.shares,
+        "counts": watch.counts,
+        "alarm": found,
+    }
