@@ -27,6 +27,8 @@ from adapass.rewrite import Exactness, Pass, PassResult
 
 Array = npt.NDArray[np.generic]
 Feeds = Mapping[str, Array]
+SiteFit = Mapping[str, Array]
+"""What was fitted at one site: numeric arrays and texts (as NumPy strings) by name."""
 
 
 class Samples(Protocol):
@@ -58,14 +60,12 @@ class Choice:
     """Where: the name of a value or region, stable while the clean graph stays the same."""
     setting: str
     """What: a word the family understands, for example ``int8`` or ``linear``."""
-    saving_seconds: float | None = None
-    """Predicted saving per sample on the target; ``None`` when it must be measured."""
-    damage: float | None = None
-    """Predicted damage to the output (relative distortion, 0 = none); ``None`` when unknown."""
     batch_invariant: bool = True
     """Whether a sample's result is independent of the other samples in its batch."""
     excludes: frozenset[tuple[str, str]] = frozenset()
     """(family, site) pairs that cannot be chosen together with this one."""
+    needs: frozenset[tuple[str, str]] = frozenset()
+    """(family, site) pairs of which one at least must be chosen together with this one."""
     detail: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     """Anything worth showing to the user, JSON values only."""
 
@@ -88,6 +88,25 @@ class Proposal:
 
     choices: tuple[Choice, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """How far the output moves, two ways."""
+
+    distortion: float
+    """Root mean square of the change over that of the output."""
+    divergence: float | None = None
+    """Mean Kullback-Leibler divergence of the class probabilities, in nats; ``None`` without classes."""
+
+    def additive(self, *, classes: bool) -> float:
+        """What adds up over small independent changes: the divergence, else the squared distortion.
+
+        Both are quadratic in the change, so cross terms of independent changes cancel in the mean.
+        """
+        if classes and self.divergence is not None:
+            return self.divergence
+        return self.distortion**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,9 @@ class OperatingPoint:
     """Predicted mean latency per sample."""
     loss: float
     """Mean paired loss on the search samples."""
+    reach: tuple[tuple[float, float], ...] = ()
+    """(depth, share) pairs, depth rising: behind this share of the model's work, only this share of the
+    samples goes on. Empty where all samples do everything."""
     detail: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -148,6 +170,8 @@ class BudgetedPass(Pass):
     needs_labels: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True
     """Whether ``fit`` needs samples; without data such a family only shows up in ``analyze``."""
+    separable: ClassVar[bool] = False
+    """Whether sites are fitted independently of each other, through ``fit_sites`` and ``install_fits``."""
 
     @abstractmethod
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
@@ -165,6 +189,23 @@ class BudgetedPass(Pass):
             DataError: something is open that only data can settle, and ``data`` is None.
 
         """
+
+    def fit_sites(self, model: ir.Model, data: Samples | None) -> Mapping[str, SiteFit]:
+        """What ``fit`` would compute for each site applied in ``model``, which is left as it is.
+
+        For separable families: the search fits a few sites at a time, on several workers, keeps what is
+        finished when it is interrupted, and never fits a site twice.
+        """
+        raise NotImplementedError(f"{self.name} fits all its sites together (separable is False)")
+
+    def install_fits(self, model: ir.Model, fits: Mapping[str, SiteFit]) -> None:
+        """Put what ``fit_sites`` found for the sites applied in ``model`` in place.
+
+        Raises:
+            ModelError: a site of the model has no fit, or it does not belong there.
+
+        """
+        raise NotImplementedError(f"{self.name} fits all its sites together (separable is False)")
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """Look closer than the pipeline does, which compares the outputs of ``after``, applied and fitted.
@@ -185,8 +226,8 @@ class BudgetedPass(Pass):
 
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> Mapping[str, float] | None:
-        """Measured damage of each choice alone, by ``Choice.key``: relative distortion of the output.
+    ) -> Mapping[str, Damage] | None:
+        """Measured damage of each choice alone, by ``Choice.key``.
 
         ``None`` (the default) lets the search measure each choice by applying and fitting it alone;
         a family that can do many at once overrides this.

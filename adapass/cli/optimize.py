@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from adapass.cli import optimize_options as option
-from adapass.cli.options import AllowCode, Json, Model, Quiet, Seed, Threads, Verbose, seconds, words
+from adapass.cli.options import (
+    AllowCode,
+    Json,
+    Model,
+    Quiet,
+    Seed,
+    Threads,
+    Verbose,
+    seconds,
+    size_bytes,
+    words,
+)
 from adapass.cli.output import print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
@@ -27,6 +38,7 @@ def optimize(
     confidence: option.Confidence = 0.95,
     metric: option.Metric = "auto",
     latency_target: option.LatencyTarget = None,
+    max_size: option.MaxSize = None,
     mode: option.HowMuch = option.Mode.DEFAULT,
     time_limit: option.TimeLimit = None,
     threads: Threads = None,
@@ -36,6 +48,11 @@ def optimize(
     recipe: option.Recipe = None,
     seed: Seed = 0,
     resume: option.Resume = False,
+    workers: option.Workers = None,
+    scheduler: option.Scheduler = None,
+    deterministic: option.Deterministic = False,
+    latency_table: option.LatencyTable = None,
+    advise: option.Advise = True,
     dry_run: option.DryRun = False,
     explain: option.Explain = False,
     as_json: Json = False,
@@ -70,6 +87,12 @@ def optimize(
             seed=seed,
             output=output,
             resume=resume,
+            max_size_bytes=None if max_size is None else size_bytes(max_size, "--max-size"),
+            workers=workers,
+            scheduler=scheduler,
+            deterministic=deterministic,
+            latency_table=latency_table,
+            advise=advise,
             dry_run=dry_run,
             allow_uncertified=allow_uncertified,
             allow_code=allow_code,

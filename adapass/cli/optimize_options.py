@@ -82,3 +82,39 @@ AllowUncertified = Annotated[
     bool,
     typer.Option("--allow-uncertified", help="Accept a result without a certificate; the manifest says so."),
 ]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Largest size of the weights, for example 20MB.", show_default="any"),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that fit and evaluate; 0 uses this one. The result does not depend on it.",
+        show_default="one a thread",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Dask scheduler, for example tcp://host:8786, whose workers fit and evaluate. Latency is always "
+        "measured here.",
+        show_default="local processes",
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Replay latencies from a table (--latency-table): the same artifact hash again.",
+    ),
+]
+LatencyTable = Annotated[
+    Path | None,
+    typer.Option(help="The table --deterministic reads and adds to.", show_default="MODEL.latency.json"),
+]
+Advise = Annotated[
+    bool,
+    typer.Option("--advise/--no-advise", help="Start from what worked for similar models on this machine."),
+]

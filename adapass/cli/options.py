@@ -60,6 +60,8 @@ PointName = Annotated[
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx")]
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m|h)?\s*")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*")
+_BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -77,6 +79,20 @@ def seconds(text: str | None, option: str) -> float | None:
     if value <= 0:
         raise UsageError(f"{option} is '{text}', expected a duration above zero such as 3ms, 90s, 10m or 2h")
     return value
+
+
+def size_bytes(text: str, option: str) -> int:
+    """A size like ``20MB`` or ``512KiB``; a bare number is bytes.
+
+    Raises:
+        UsageError: it is not a size, or not above zero.
+
+    """
+    match = _SIZE.fullmatch(text)
+    value = float(match[1]) * _BYTES[match[2] or "B"] if match else 0.0
+    if value < 1:
+        raise UsageError(f"{option} is '{text}', expected a size above zero such as 20MB, 1.5GB or 512KiB")
+    return int(value)
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

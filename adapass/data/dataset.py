@@ -84,6 +84,20 @@ class Dataset:
         """These samples in this order, as a view on the same arrays."""
         return replace(self, rows=self.rows[np.asarray(indices, np.int64)])
 
+    def compact(self) -> Dataset:
+        """The same samples without the other rows of ``arrays``: what is sent elsewhere."""
+        padding = self.padding
+        kept = {name: np.ascontiguousarray(array[self.rows]) for name, array in self.arrays.items()}
+        return replace(
+            self,
+            arrays=kept,
+            targets=None if self.targets is None else self.targets[self.rows],
+            rows=np.arange(len(self.rows), dtype=np.int64),
+            padding=None
+            if padding is None
+            else replace(padding, axes=dict(padding.axes), lengths=padding.lengths[self.rows]),
+        )
+
     def _take(self, rows: Integers) -> dict[str, Array]:
         width = None if self.padding is None else int(self.padding.lengths[rows].max())
         return {name: np.ascontiguousarray(self._trimmed(name, width)[rows]) for name in self.arrays}

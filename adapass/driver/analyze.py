@@ -188,7 +188,8 @@ def _damage(
     """Measured where knobs do not decide it: an exit does no damage before its threshold is set."""
     if samples is None or not choices or type(step).tune is not BudgetedPass.tune:
         return {}
-    return damages(model, step, choices, fit=samples, samples=samples)
+    found = damages(model, step, choices, fit=samples, samples=samples)
+    return {key: damage.distortion for key, damage in found.items()}
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

@@ -8,14 +8,23 @@ import numpy as np
 
 from adapass.budgeted import OperatingPoint
 from adapass.cost.model import Cost, Trust
+from adapass.data import Dataset
 from adapass.driver.context import Context
 from adapass.driver.finals import Build, build_all
 from adapass.driver.material import Parts
 from adapass.driver.recipe import Decisions
 from adapass.errors import RecipeError
-from adapass.search.candidates import Candidate, Search
+from adapass.graph.tensors import tensor_bytes
+from adapass.search.candidates import Search
+from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
-from adapass.search.plan import Plan, apply_plan
+from adapass.search.plan import Plan
+from adapass.search.pricing import Savings
+from adapass.search.trials import Candidate, Trials
+
+SEARCH_SHARE = 0.4
+"""Share of the budget the search may spend. What is tuned on samples loses up to twice as much on fresh
+ones, and the finite-sample bound needs room as well."""
 
 
 def clean_candidate(context: Context) -> Candidate:
@@ -24,39 +33,66 @@ def clean_candidate(context: Context) -> Candidate:
     return Candidate(Plan(), context.clean, context.stopwatch().seconds(context.clean, options), 0.0)
 
 
-def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], tuple[str, ...]]:
-    """Candidates, fastest first, and what was left out and why."""
+def evaluations(context: Context, parts: Parts, samples: Dataset) -> Evaluations:
+    """What computes and keeps fits and outputs; ``samples`` are the search samples."""
     effort = context.request.effort
-    fit = parts.fit.subset(list(spread_indices(len(parts.fit), effort.fit_samples)))
-    work = Search(
+    return Evaluations(
         clean=context.clean,
-        families=context.families,
-        fit=fit,
-        damage_samples=fit.subset(list(spread_indices(len(fit), effort.damage_samples))),
-        judge=judge,
-        watch=context.stopwatch(),
-        build=context.plain_options(context.clean),
-        max_drop=context.request.max_drop,
-        spared_shares=effort.spared_shares,
-        knob_bases=effort.knob_bases,
-        threads=context.request.threads,
+        fit=parts.fit.subset(list(spread_indices(len(parts.fit), effort.fit_samples))),
+        samples=samples,
+        damage_samples=effort.damage_samples,
         fingerprint=context.fingerprint,
+        executor=context.executor,
         store=context.store,
         progress=context.progress,
-        out_of_time=context.out_of_time,
+        deadline=context.time.search,
     )
-    return work.run(), tuple(work.notes)
 
 
-def replay(context: Context, parts: Parts, decisions: Decisions) -> Candidate:
+def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Trials]:
+    """Candidates, fastest first, and everything that was tried."""
+    request, watch = context.request, context.stopwatch()
+    options = context.plain_options(context.clean)
+    trials = Trials(
+        evaluations=evaluations(context, parts, judge.samples),
+        judge=judge,
+        watch=watch,
+        build=options,
+        allowed=SEARCH_SHARE * request.max_drop,
+        deadline=context.time.search,
+        progress=context.progress,
+    )
+    work = Search(
+        trials=trials,
+        families=context.families,
+        saving=Savings(watch, context.clean, options),
+        rounds=request.effort.rounds,
+        progress=context.progress,
+        seed=request.seed,
+        target_seconds=request.latency_target_seconds,
+        max_bytes=None
+        if request.max_size_bytes is None
+        else request.max_size_bytes - tensor_bytes(context.clean),
+    )
+    return work.run(), trials
+
+
+def _bytes_to_change(context: Context) -> float | None:
+    """How many bytes of weights a plan may add; negative: it must save some. ``None``: any."""
+    limit = context.request.max_size_bytes
+    return None if limit is None else float(limit - tensor_bytes(context.clean))
+
+
+def replay(context: Context, parts: Parts, judge: Judge, decisions: Decisions) -> Candidate:
     """The plan of a recipe, applied and fitted again.
 
     Raises:
-        RecipeError: it turns a knob that the rewritten model does not have.
+        RecipeError: it turns a knob that the rewritten model does not have, or is too lossy here.
 
     """
-    fit = parts.fit.subset(list(spread_indices(len(parts.fit), context.request.effort.fit_samples)))
-    model = apply_plan(context.clean, decisions.plan, fit=fit, check=[fit.feeds(0)])
+    model = evaluations(context, parts, judge.samples).fitted([decisions.plan])[0]
+    if isinstance(model, str):
+        raise RecipeError(f"the recipe's plan ({decisions.plan}) {model}")
     for name in decisions.knobs:
         if name not in model.graph.initializers:
             raise RecipeError(f"the recipe sets knob '{name}', which the rewritten model does not have")

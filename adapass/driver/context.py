@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,12 @@ from adapass.certify.choose import choose_metric, decision_threshold
 from adapass.certify.losses import Metric
 from adapass.cost.table import RegionTable
 from adapass.data import Dataset
+from adapass.driver.latency_table import LatencyTable
 from adapass.driver.material import Material, timing_feeds
 from adapass.driver.request import Request
+from adapass.driver.time_plan import TimePlan
 from adapass.errors import UsageError
+from adapass.executor import Executor
 from adapass.generator import Generator, Options
 from adapass.graph.digest import digest
 from adapass.machine import fingerprint as machine_fingerprint
@@ -26,9 +28,6 @@ from adapass.progress import Progress
 from adapass.search.judge import Judge, predict
 from adapass.search.stopwatch import Stopwatch
 from adapass.search.store import Store
-
-SEARCH_TIME_SHARE = 0.6
-"""Share of the time limit after which nothing new is tried; the rest is for proof and comparison."""
 
 
 @dataclass
@@ -44,9 +43,10 @@ class Context:
     scratch: Path
     progress: Progress
     destination: Path
-    started: float
-    """``time.monotonic()`` when the run began."""
+    time: TimePlan
+    executor: Executor
     cache: Cache = field(default_factory=Cache)
+    """Of measurements; a ``LatencyTable`` where they are replayed."""
 
     @property
     def primary(self) -> Generator:
@@ -59,6 +59,8 @@ class Context:
 
     @property
     def machine(self) -> str:
+        if isinstance(self.cache, LatencyTable):
+            return self.cache.machine
         return machine_fingerprint(self.request.threads).key
 
     @property
@@ -91,13 +93,9 @@ class Context:
         def compute() -> Array:
             return predict(original, samples, threads=threads, report=report)
 
-        outputs = self.store.array("original", key, compute)
+        outputs = self.store.array("original", key).get(compute)
         threshold = decision_threshold(original)
         return Judge(samples, outputs, self._metric(samples, outputs, threshold), threshold)
-
-    def out_of_time(self) -> bool:
-        limit = self.request.time_limit_seconds
-        return limit is not None and time.monotonic() - self.started > SEARCH_TIME_SHARE * limit
 
     def _metric(self, samples: Dataset, outputs: Array, threshold: float) -> Metric:
         if self.request.metric == "auto":

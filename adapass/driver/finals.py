@@ -17,7 +17,7 @@ from adapass.cost.measure import Timing, interleaved
 from adapass.generator import Generator, Runner, Variant
 from adapass.graph.digest import digest
 from adapass.graph.text import clone
-from adapass.search.candidates import Candidate
+from adapass.search.trials import Candidate
 from adapass.target import Target
 
 ORIGINAL = "original"
@@ -79,6 +79,7 @@ def race_once(
     threads: int,
     cache: Cache,
     machine: str,
+    max_seconds: float | None = None,
 ) -> Mapping[str, float]:
     """Mean seconds of the original and of every build, by name.
 
@@ -89,7 +90,8 @@ def race_once(
     known = cache.get("finals", key)
     if isinstance(known, Mapping) and {ORIGINAL, *(b.name for b in builds)} == set(known):
         return {name: float(str(value)) for name, value in known.items()}
-    seconds = {name: timing.mean for name, timing in race(builds, original, feeds, threads=threads).items()}
+    timed = race(builds, original, feeds, threads=threads, max_seconds=max_seconds)
+    seconds = {name: timing.mean for name, timing in timed.items()}
     cache.put("finals", key, seconds)
     return seconds
 
@@ -100,14 +102,21 @@ def file_digest(path: Path) -> str:
 
 
 def race(
-    builds: Sequence[Build], original: Path, feeds: Sequence[Feeds], *, threads: int, rounds: int = ROUNDS
+    builds: Sequence[Build],
+    original: Path,
+    feeds: Sequence[Feeds],
+    *,
+    threads: int,
+    rounds: int = ROUNDS,
+    max_seconds: float | None = None,
 ) -> Mapping[str, Timing]:
     """Interleaved timing of the original in plain ONNX Runtime and of every build."""
     runners: dict[str, Runner] = {ORIGINAL: PlainRunner(original, threads=threads)}
     try:
         for build in builds:
             runners[build.name] = build.generator.load(build.folder, threads=threads)
-        return interleaved({name: r.run for name, r in runners.items()}, feeds, rounds=rounds, warmup=2)
+        contestants = {name: r.run for name, r in runners.items()}
+        return interleaved(contestants, feeds, rounds=rounds, warmup=2, max_seconds=max_seconds)
     finally:
         for runner in runners.values():
             runner.close()

@@ -18,9 +18,9 @@ from adapass.driver.proof import Proof, prove, sequence
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.report import Report, Result, Row
 from adapass.driver.shipping import no_data_hint, ship
-from adapass.search.candidates import Candidate
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
+from adapass.search.trials import Candidate
 
 PHASES = 6
 
@@ -44,9 +44,10 @@ class Job:
         )
         notes: tuple[str, ...] = ()
         if decisions is not None:
-            candidates = [replay(self.context, parts, decisions)]
+            candidates = [replay(self.context, parts, judge, decisions)]
         else:
-            candidates, notes = search(self.context, parts, judge)
+            candidates, trials = search(self.context, parts, judge)
+            notes = tuple(trials.notes)
         if self.context.request.dry_run:
             return self._planned(candidates)
         self._phase("race the finalists", 3)
@@ -89,6 +90,7 @@ class Job:
             threads=context.request.threads,
             cache=context.cache,
             machine=context.machine,
+            max_seconds=context.time.race_seconds(),
         )
 
     def _finish(

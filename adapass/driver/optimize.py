@@ -14,18 +14,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapass.artifact.write import check_destination
+from adapass.cache import Cache
 from adapass.data import Source
 from adapass.driver.clean import split_passes
 from adapass.driver.context import Context
 from adapass.driver.job import PHASES, Job
-from adapass.driver.material import ModelSource, default_threads, gather
+from adapass.driver.latency_table import LatencyTable
+from adapass.driver.material import Material, ModelSource, default_threads, gather
 from adapass.driver.recipe import read_plan
 from adapass.driver.report import Result
 from adapass.driver.request import Mode, Request
+from adapass.driver.time_plan import TimePlan
 from adapass.errors import UsageError
+from adapass.executor import open_executor
+from adapass.machine import fingerprint
 from adapass.observe import LogCounts, ShowProgress
 from adapass.progress import Progress, Silent
+from adapass.search.evolve import require_optuna
 from adapass.search.store import Store
+
+WORTH_PROCESSES = 2e9
+"""Bytes of model times samples from which worker processes pay: they take a second or two to start."""
 
 
 def optimize(
@@ -52,13 +61,21 @@ def optimize(
     dry_run: bool = False,
     allow_uncertified: bool = False,
     allow_code: bool = False,
+    max_size_bytes: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    deterministic: bool = False,
+    latency_table: Path | None = None,
+    advise: bool = True,
     progress: Progress | None = None,
 ) -> Result:
     """Make ``model`` faster on ``target`` within a certified budget, or hand it back with the reason.
 
     ``data`` fits, ``eval_data`` searches and certifies (without it ``data`` is split by content).
     ``max_drop`` is a share (0.01 = one point). ``threads`` is the budget of the process, by default
-    all cores. Without data only exact rewrites and build settings are tried.
+    all cores. Without data only exact rewrites and build settings are tried. ``workers`` processes (or the
+    Dask cluster at ``scheduler``) fit and evaluate; latency is measured in this process, one thing at a
+    time. ``deterministic`` replays ``latency_table`` and adds to it what it lacks.
 
     Raises:
         InvalidInputError: model, data, recipe or options are wrong.
@@ -87,7 +104,15 @@ def optimize(
         allow_uncertified=allow_uncertified,
         allow_code=allow_code,
         output=None if output is None else Path(output),
+        max_size_bytes=max_size_bytes,
+        workers=workers,
+        scheduler=scheduler,
+        deterministic=deterministic,
+        latency_table=latency_table,
+        advise=advise,
     )
+    if request.mode is Mode.EXTENSIVE:
+        require_optuna()
     with tempfile.TemporaryDirectory(prefix="adapass-") as scratch:
         return _run(model, request, data, eval_data, recipe, Path(scratch), progress or Silent())
 
@@ -101,7 +126,7 @@ def _run(
     scratch: Path,
     progress: Progress,
 ) -> Result:
-    started = time.monotonic()
+    started = TimePlan(time.monotonic(), request.time_limit_seconds)
     steps, families = split_passes(request)
     material = gather(model, request, data, eval_data, scratch)
     destination = destination_of(request, material.path)
@@ -115,12 +140,43 @@ def _run(
     fit = material.parts.fit if material.parts is not None else None
     watchers = [LogCounts(), ShowProgress(progress)]
     clean = steps.run(material.model, data=fit, observers=watchers, seed=request.seed).model
-    context = Context(
-        request, material, clean, steps, families, store, scratch, progress, destination, started
-    )
-    result = Job(context).run(None if recipe is None else read_plan(recipe))
+    with open_executor(workers=_workers(request, material), scheduler=request.scheduler) as executor:
+        context = Context(
+            request,
+            material,
+            clean,
+            steps,
+            families,
+            store,
+            scratch,
+            progress,
+            destination,
+            started,
+            executor,
+            _measurements(request, destination),
+        )
+        result = Job(context).run(None if recipe is None else read_plan(recipe))
     store.clear()
     return result
+
+
+def _workers(request: Request, material: Material) -> int:
+    """As asked; else one process a thread, unless the work is done sooner than processes are started."""
+    if request.workers is not None:
+        return request.workers
+    if material.parts is None:
+        return 0
+    samples = len(material.parts.fit) + len(material.parts.search)
+    heavy = material.path.stat().st_size * samples > WORTH_PROCESSES
+    return request.threads if heavy else 0
+
+
+def _measurements(request: Request, destination: Path) -> Cache:
+    """The cache of this machine, or the table that is replayed."""
+    if not request.deterministic:
+        return Cache()
+    beside = destination.with_name(f"{destination.stem}.latency.json")
+    return LatencyTable(request.latency_table or beside, fingerprint(request.threads).key)
 
 
 def destination_of(request: Request, model: Path) -> Path:

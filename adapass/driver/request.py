@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from adapass.errors import UsageError
+from adapass.search.rounds import Rounds
 
 
 class Mode(StrEnum):
@@ -27,19 +28,19 @@ class Effort:
     search_samples: int
     damage_samples: int
     timing_feeds: int
-    spared_shares: tuple[float, ...]
-    """Shares of the most damaging sites left alone; each makes one static candidate."""
-    knob_bases: int
-    """On how many static candidates run-time knobs (exits) are tried."""
+    rounds: Rounds
+    """How often the search plans and measures."""
     finalists: int
     """How many candidates are built and raced."""
 
 
 EFFORT: Mapping[Mode, Effort] = MappingProxyType(
     {
-        Mode.QUICK: Effort(1000, 500, 16, 24, (0.0, 0.2), 1, 1),
-        Mode.DEFAULT: Effort(2500, 2000, 32, 32, (0.0, 0.1, 0.3), 1, 2),
-        Mode.EXTENSIVE: Effort(20000, 5000, 64, 64, (0.0, 0.05, 0.1, 0.2, 0.4), 3, 4),
+        Mode.QUICK: Effort(1000, 500, 16, 24, Rounds(repairs=1, shares=(1.0,), corrections=0), 1),
+        Mode.DEFAULT: Effort(2500, 2000, 32, 32, Rounds(repairs=3, shares=(1.0, 0.5), corrections=2), 2),
+        Mode.EXTENSIVE: Effort(
+            20000, 5000, 64, 64, Rounds(repairs=5, shares=(1.0, 0.75, 0.5, 0.25), corrections=4, trials=24), 4
+        ),
     }
 )
 
@@ -68,6 +69,18 @@ class Request:
     allow_uncertified: bool = False
     allow_code: bool = False
     output: Path | None = None
+    max_size_bytes: int | None = None
+    """Largest size of the stored weights; ``None``: any."""
+    workers: int | None = None
+    """Processes that fit and evaluate; 0: this one. ``None``: as many as threads, where that is worth it."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler to use instead of local processes."""
+    deterministic: bool = False
+    """Take latencies that were measured before from a table in a file, so that a run repeats to the bit."""
+    latency_table: Path | None = None
+    """That file; by default one beside the artifact."""
+    advise: bool = True
+    """Start from what worked for similar models before."""
 
     def __post_init__(self) -> None:
         """Check ranges, so that nothing long starts with a senseless request."""
@@ -80,10 +93,17 @@ class Request:
         for name in ("threads", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("latency_target_seconds", "time_limit_seconds"):
+        if self.deterministic and self.time_limit_seconds is not None:
+            raise UsageError(
+                "--deterministic with --time-limit: how far a run gets in a given time is not repeatable; "
+                "leave one of them out"
+            )
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"workers is {self.workers}, expected 0 (this process) or more")
+        for name in ("latency_target_seconds", "time_limit_seconds", "max_size_bytes"):
             limit = getattr(self, name)
             if limit is not None and limit <= 0:
-                raise UsageError(f"{name} is {limit}, expected more than 0 seconds")
+                raise UsageError(f"{name} is {limit}, expected more than 0")
 
     @property
     def effort(self) -> Effort:

@@ -1,13 +1,15 @@
-"""Damage of each choice alone: how far the output moves when only this choice is made."""
+"""Damage: how far the output moves when a choice, or a whole plan, is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
+from scipy.special import log_softmax
 
-from adapass.budgeted import Array, BudgetedPass, Choice, Samples
+from adapass.budgeted import Array, BudgetedPass, Choice, Damage, Samples
 from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.search.plan import Part, Plan, apply_plan
@@ -23,8 +25,8 @@ def damages(
     fit: Samples,
     samples: Samples,
     report: Report | None = None,
-) -> dict[str, float]:
-    """Relative RMS distortion of the first output by ``Choice.key``, measured on ``samples``.
+) -> dict[str, Damage]:
+    """Damage to the first output by ``Choice.key``, measured on ``samples``.
 
     A family that knows a quicker way than applying every choice alone provides it (``damages``).
     """
@@ -32,11 +34,11 @@ def damages(
     if own is not None:
         return dict(own)
     reference = _outputs(model, samples)
-    found: dict[str, float] = {}
+    found: dict[str, Damage] = {}
     for done, choice in enumerate(choices):
         # How far the output moves is what is asked here; whether that is too far is asked of whole plans.
         changed = apply_plan(model, Plan((Part(step, (choice,)),)), fit=fit, verify=False)
-        found[choice.key] = distortion(reference, _outputs(changed, samples))
+        found[choice.key] = damage_of(reference, _outputs(changed, samples))
         if report is not None:
             report(done + 1, len(choices), choice.site)
     return found
@@ -49,18 +51,25 @@ def distortion(reference: Array, output: Array) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2))) / max(scale, 1e-12)
 
 
-def levels(
-    choices: Sequence[Choice], damage: Mapping[str, float], shares: Sequence[float]
-) -> list[tuple[Choice, ...]]:
-    """For each share of sites to spare, all choices but the most damaging ones; duplicates left out."""
-    ordered = sorted(choices, key=lambda c: (damage[c.key], c.site))
-    picked: list[tuple[Choice, ...]] = []
-    for share in shares:
-        kept = ordered[: len(ordered) - round(share * len(ordered))]
-        level = tuple(sorted(kept, key=lambda c: c.site))
-        if level and level not in picked:
-            picked.append(level)
-    return picked
+def damage_of(reference: Array, output: Array) -> Damage:
+    """The damage between two outputs of the same samples, [N, ...]; of [N, C], C are classes."""
+    divergence = None
+    if reference.ndim == 2 and reference.shape[1] > 1:
+        divergence = _divergence(reference.astype(np.float64), output.astype(np.float64))
+    return Damage(distortion(reference, output), divergence)
+
+
+def _divergence(a: Array, b: Array) -> float:
+    p, q = _log_probabilities(a), _log_probabilities(b)
+    return float(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0).mean())
+
+
+def _log_probabilities(scores: Array) -> npt.NDArray[np.float64]:
+    """Of logits, or of probabilities (rows that sum to 1)."""
+    rows = np.asarray(scores, np.float64)
+    if (rows >= 0.0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3):
+        return np.asarray(np.log(np.maximum(rows, 1e-12)))
+    return np.asarray(log_softmax(rows, axis=1))
 
 
 def _outputs(model: ir.Model, samples: Samples) -> Array:

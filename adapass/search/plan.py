@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import onnx_ir as ir
 from pydantic import BaseModel, Field, ValidationError
 
-from adapass.budgeted import BudgetedPass, Choice, Feeds, Samples
+from adapass.budgeted import BudgetedPass, Choice, Feeds, Samples, SiteFit
 from adapass.errors import RecipeError
 from adapass.facts import FactCache
 from adapass.observe import Observer
@@ -45,21 +45,27 @@ def apply_plan(
     *,
     fit: Samples,
     check: Sequence[Feeds] | None = None,
+    fits: Mapping[str, Mapping[str, SiteFit]] | None = None,
     observers: Sequence[Observer] = (),
     verify: bool = True,
 ) -> ir.Model:
     """Apply and fit a plan on a copy of the clean model, verified like any pipeline unless told not to.
 
+    ``fits`` (by the text of a pass, then by site) is what separable families need not fit again.
+
     Raises:
         PassError: a family broke the model.
 
     """
-    pipeline = Pipeline([chosen(part.step, part.choices) for part in plan.parts])
+    known = fits or {}
+    pipeline = Pipeline([chosen(part.step, part.choices, known.get(str(part.step))) for part in plan.parts])
     return pipeline.run(clean, data=fit, feeds=check, observers=observers, verify=verify).model
 
 
-def chosen(step: BudgetedPass, choices: Sequence[Choice]) -> BudgetedPass:
-    """The same pass, made to apply exactly these choices when it runs."""
+def chosen(
+    step: BudgetedPass, choices: Sequence[Choice], fits: Mapping[str, SiteFit] | None = None
+) -> BudgetedPass:
+    """The same pass, made to apply exactly these choices, and to install these fits where they are known."""
     kind = type(step)
     picked = tuple(choices)
 
@@ -68,7 +74,13 @@ def chosen(step: BudgetedPass, choices: Sequence[Choice]) -> BudgetedPass:
     ) -> PassResult:
         return kind.apply(self, model, facts, [c for c in picked if only is None or c.site in only])
 
-    return with_methods(step, run=run)
+    def fit(self: BudgetedPass, model: ir.Model, data: Samples | None) -> None:
+        if fits is None:
+            kind.fit(self, model, data)
+        else:
+            self.install_fits(model, fits)
+
+    return with_methods(step, run=run, fit=fit)
 
 
 def plan_to_recipe(plan: Plan) -> list[dict[str, object]]:

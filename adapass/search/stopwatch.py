@@ -7,33 +7,25 @@ target's description answers instead, and every number that came from it says so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
-from adapass.analyses.work import Work as WorkFact
 from adapass.budgeted import Feeds
-from adapass.cost.model import Cost, Work
+from adapass.cost.measure import Contestant
+from adapass.cost.model import Cost
 from adapass.cost.roofline import Roofline
 from adapass.cost.table import RegionKey, RegionTable, shapes_of
+from adapass.cost.work_of import works_of
 from adapass.execution import Session
-from adapass.facts import FactCache
-from adapass.generator import Generator, Options
+from adapass.generator import Generator, Options, Runner
 from adapass.graph.digest import structure_key
 from adapass.graph.extract import extract
 from adapass.target import Target
-
-NUMBER_FORMATS = {
-    ir.DataType.DOUBLE: "f64",
-    ir.DataType.FLOAT: "f32",
-    ir.DataType.FLOAT16: "f16",
-    ir.DataType.BFLOAT16: "bf16",
-    ir.DataType.INT8: "i8",
-    ir.DataType.UINT8: "i8",
-}
 
 
 @dataclass
@@ -65,6 +57,10 @@ class Stopwatch:
         """Mean latency of the part of ``model`` from values ``inputs`` to values ``outputs``."""
         return self._cost(extract(model, inputs, outputs), self._inputs_of_piece(model, inputs), options)
 
+    def extracted(self, source: ir.Model, piece: ir.Model, inputs: Sequence[str], options: Options) -> Cost:
+        """Mean latency of a piece that begins at values ``inputs``, fed with what these are in ``source``."""
+        return self._cost(piece, self._inputs_of_piece(source, inputs), options)
+
     def _inputs_of_piece(self, model: ir.Model, inputs: Sequence[str]) -> Sequence[Feeds]:
         key = (id(model), tuple(inputs))
         if key not in self._activations:
@@ -72,11 +68,54 @@ class Stopwatch:
             self._activations[key] = [session.run(feed) for feed in self.feeds]
         return self._activations[key]
 
-    def _cost(self, model: ir.Model, feeds: Sequence[Feeds], options: Options) -> Cost:
+    def region(
+        self, content: str, build: Callable[[], ir.Model], feeds: Sequence[Feeds], options: Options
+    ) -> Cost:
+        """Mean latency over ``feeds`` of the model that ``build`` makes; asked only when it is not known yet.
+
+        ``content`` must be equal for models that take equally long, and for no others.
+        """
         if not self.measures:
-            return modelled(model, feeds, self.target, self.threads)
-        key = RegionKey(
-            content=structure_key(model),
+            return modelled(build(), feeds, self.target, self.threads)
+        key = self.key(content, feeds, options)
+        if (known := self.table.get(key)) is not None:
+            return known
+        with TemporaryDirectory(prefix="adapass-") as name:
+            folder = Path(name)
+            self.generator.build(build(), self.target, folder, options)
+            return self.table.get_or_measure(
+                key, lambda: self.generator.load(folder, threads=self.threads), feeds
+            )
+
+    def together(
+        self,
+        content: str,
+        build: Callable[[], Mapping[str, ir.Model]],
+        feeds: Sequence[Feeds],
+        options: Options,
+    ) -> Mapping[str, float]:
+        """Mean seconds of several models timed in turns, each fed what it takes of ``feeds``.
+
+        Differences of such numbers are smaller than the noise between two separate measurements.
+        """
+        key = self.key(content, feeds, options)
+        if (known := self.table.get_group(key)) is not None:
+            return known
+        with TemporaryDirectory(prefix="adapass-") as name, ExitStack() as opened:
+            contestants: dict[str, Contestant] = {}
+            for label, model in build().items():
+                folder = Path(name, label)
+                folder.mkdir()
+                self.generator.build(model, self.target, folder, options)
+                runner = self.generator.load(folder, threads=self.threads)
+                opened.callback(runner.close)
+                contestants[label] = _taking(runner, frozenset(v.name or "" for v in model.graph.inputs))
+            return self.table.measure_group(key, contestants, feeds)
+
+    def key(self, content: str, feeds: Sequence[Feeds], options: Options) -> RegionKey:
+        """Under what a measurement of ``content`` on ``feeds`` is stored."""
+        return RegionKey(
+            content=content,
             generator=self.generator.name,
             target=self.target.name,
             machine=self.machine,
@@ -84,28 +123,20 @@ class Stopwatch:
             shapes=shapes_of(feeds),
             options=options,
         )
-        if (known := self.table.get(key)) is not None:
-            return known
-        with TemporaryDirectory(prefix="adapass-") as name:
-            folder = Path(name)
-            self.generator.build(model, self.target, folder, options)
-            return self.table.get_or_measure(
-                key, lambda: self.generator.load(folder, threads=self.threads), feeds
-            )
+
+    def _cost(self, model: ir.Model, feeds: Sequence[Feeds], options: Options) -> Cost:
+        if not self.measures:
+            return modelled(model, feeds, self.target, self.threads)
+        return self.region(structure_key(model), lambda: model, feeds, options)
+
+
+def _taking(runner: Runner, names: frozenset[str]) -> Contestant:
+    def run(feed: Feeds) -> object:
+        return runner.run({name: array for name, array in feed.items() if name in names})
+
+    return run
 
 
 def modelled(model: ir.Model, feeds: Sequence[Feeds], target: Target, threads: int) -> Cost:
     """Roofline latency at the size of the first feed; ``Trust.MODEL`` at best."""
-    return Roofline().price_all(_works(model, feeds[0]), target, threads)
-
-
-def _works(model: ir.Model, feed: Feeds) -> Iterator[Work]:
-    fact = FactCache(model).get(WorkFact)
-    shapes = [array.shape for array in feed.values() if array.ndim]
-    batch = shapes[0][0] if shapes else 1
-    tokens = next((shape[1] for shape in shapes if len(shape) in (2, 3)), 1)
-    for node, work in zip(fact.flow.nodes, fact.at(batch, tokens), strict=True):
-        first = node.inputs[0] if node.inputs else None
-        dtype = ir.DataType.FLOAT if first is None or first.dtype is None else first.dtype
-        form = NUMBER_FORMATS.get(dtype, "f32")
-        yield Work(node.op_type, form, work.flops, work.bytes_read + work.weight_bytes, work.bytes_written)
+    return Roofline().price_all(works_of(model, feeds[0]), target, threads)

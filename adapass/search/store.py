@@ -1,7 +1,8 @@
 """What a run has worked out so far, on disk, by content: an interrupted run picks it up again.
 
 Every entry is written whole or not at all (temporary file, then rename), and named by a hash of
-everything it depends on, so a stale entry is simply never asked for.
+everything it depends on, so a stale entry is simply never asked for. Nothing in it can run code; an
+entry that cannot be read is dropped and worked out again.
 """
 
 from __future__ import annotations
@@ -13,16 +14,60 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 from zipfile import BadZipFile
 
 import numpy as np
-import onnx_ir as ir
 
 from adapass.budgeted import Array
-from adapass.errors import ModelError
-from adapass.graph.load import load_model
-from adapass.graph.save import save_model
+from adapass.graph.packed import FILE, PackedModel
+
+T = TypeVar("T")
+MAX_JSON_BYTES = 64 << 20
+DAMAGED = (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile)
+"""What reading a damaged entry raises: files of another program, cut short, or of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """One place in the store, for a value of one kind."""
+
+    path: Path | None
+    decode: Callable[[Path], T]
+    encode: Callable[[Path, T], object]
+
+    def read(self) -> T | None:
+        """The value, or ``None``: never written, or damaged."""
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            return self.decode(self.path)
+        except DAMAGED:
+            _remove(self.path)
+            return None
+
+    def write(self, value: T) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        _remove(part)
+        self.encode(part, value)
+        _remove(self.path)
+        part.rename(self.path)
+
+    def get(self, compute: Callable[[], T]) -> T:
+        """The stored value, else what ``compute`` gives, stored."""
+        known = self.read()
+        if known is not None:
+            return known
+        found = compute()
+        self.write(found)
+        return found
+
+
+Numbers = dict[str, tuple[float, float | None]]
+Fits = dict[str, dict[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,81 +76,96 @@ class Store:
 
     folder: Path | None = None
 
-    def values(self, kind: str, key: str, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """A mapping of names to numbers."""
-        file = self._file(kind, key, ".json")
-        if file is not None and file.is_file():
-            known = _read_values(file)
-            if known is not None:
-                return known
-        found = compute()
-        if file is not None:
-            _write(file, lambda part: part.write_text(json.dumps(found)))
-        return found
+    def numbers(self, kind: str, key: str) -> Entry[Numbers]:
+        """Pairs of numbers by name; the second may be absent."""
+        return Entry(self._path(kind, key, ".json"), _read_numbers, _write_json)
 
-    def array(self, kind: str, key: str, compute: Callable[[], Array]) -> Array:
-        """One array."""
-        file = self._file(kind, key, ".npy")
-        if file is not None and file.is_file():
-            try:
-                known: Array = np.load(file, allow_pickle=False)
-            except (ValueError, OSError, EOFError, BadZipFile):
-                file.unlink()
-            else:
-                return known
-        found = compute()
-        if file is not None:
-            _write(file, lambda part: _save_array(part, found))
-        return found
+    def array(self, kind: str, key: str) -> Entry[Array]:
+        return Entry(self._path(kind, key, ".npy"), _read_array, _write_array)
 
-    def model(self, kind: str, key: str, compute: Callable[[], ir.Model]) -> ir.Model:
-        """A model; large weights lie beside it."""
-        folder = self._file(kind, key, "")
-        if folder is not None and folder.is_dir():
-            try:
-                return load_model(folder / "model.onnx")
-            except ModelError:
-                shutil.rmtree(folder)
-        found = compute()
-        if folder is not None:
-            _write(folder, lambda part: _save_model(part, found))
-        return found
+    def fits(self, kind: str, key: str) -> Entry[Fits]:
+        """Arrays by site and name."""
+        return Entry(self._path(kind, key, ".npz"), _read_fits, _write_fits)
+
+    def packed(self, kind: str, key: str) -> Entry[PackedModel | str]:
+        """A model, or a text that says why there is none."""
+        return Entry(self._path(kind, key, ""), _read_packed, _write_packed)
 
     def clear(self) -> None:
         """Forget everything."""
         if self.folder is not None and self.folder.is_dir():
             shutil.rmtree(self.folder)
 
-    def _file(self, kind: str, key: str, suffix: str) -> Path | None:
+    def _path(self, kind: str, key: str, suffix: str) -> Path | None:
         if self.folder is None:
             return None
         return self.folder / f"{kind}-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}{suffix}"
 
 
-def _read_values(file: Path) -> dict[str, float] | None:
-    try:
-        document: object = json.loads(file.read_text())
-    except ValueError:
-        return None
-    if not isinstance(document, dict):
-        return None
-    return {str(name): float(number) for name, number in cast("Mapping[str, Any]", document).items()}
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _save_array(part: Path, array: Array) -> None:
-    with part.open("wb") as stream:
+def _read_numbers(file: Path) -> Numbers:
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{file} is too large")
+    loaded: object = json.loads(file.read_text())
+    if not isinstance(loaded, dict):
+        raise TypeError(f"{file} holds no mapping")
+    document = cast("Mapping[str, Any]", loaded)
+    return {
+        str(name): (float(first), None if second is None else float(second))
+        for name, (first, second) in document.items()
+    }
+
+
+def _write_json(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value))
+
+
+def _read_array(file: Path) -> Array:
+    with file.open("rb") as stream:
+        found: Array = np.load(stream, allow_pickle=False)
+    return found
+
+
+def _write_array(file: Path, array: Array) -> None:
+    with file.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
 
 
-def _save_model(part: Path, model: ir.Model) -> None:
-    part.mkdir()
-    save_model(model, part / "model.onnx")
+def _read_fits(file: Path) -> Fits:
+    with np.load(file, allow_pickle=False) as archive:
+        sites = [str(site) for site in archive["sites"]]
+        names = [str(name) for name in archive["names"]]
+        return {site: {n: archive[f"{i}.{n}"] for n in names} for i, site in enumerate(sites)}
 
 
-def _write(final: Path, write: Callable[[Path], object]) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    part = final.with_name(f"{final.name}.{os.getpid()}.part")
-    if part.is_dir():
-        shutil.rmtree(part)
-    write(part)
-    part.rename(final)
+def _write_fits(file: Path, fits: Fits) -> None:
+    names = sorted({name for fit in fits.values() for name in fit})
+    arrays = {f"{i}.{name}": fit[name] for i, fit in enumerate(fits.values()) for name in names}
+    arrays |= {"sites": np.asarray(list(fits), np.str_), "names": np.asarray(names, np.str_)}
+    with file.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+
+
+def _read_packed(folder: Path) -> PackedModel | str:
+    why = folder / "why.txt"
+    if why.is_file():
+        return why.read_text()
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    if FILE not in files:
+        raise ValueError(f"{folder} holds no model")
+    return files
+
+
+def _write_packed(folder: Path, value: PackedModel | str) -> None:
+    folder.mkdir()
+    if isinstance(value, str):
+        (folder / "why.txt").write_text(value)
+        return
+    for name, data in value.items():
+        (folder / name).write_bytes(data)

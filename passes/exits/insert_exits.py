@@ -41,6 +41,7 @@ from adapass.analyses.cut_points import CutPoints
 from adapass.budgeted import (
     BudgetedPass,
     Choice,
+    Damage,
     Feeds,
     Knob,
     OperatingPoint,
@@ -48,14 +49,16 @@ from adapass.budgeted import (
     Refusal,
     Samples,
     Services,
+    SiteFit,
 )
-from adapass.errors import DataError, UsageError
+from adapass.errors import DataError, ModelError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.shapes import infer_shapes
 from adapass.ops import EXIT_INDEX, EXIT_THRESHOLDS, MINIMUM_OPSET, read_exits
 from adapass.passes.exits.check_exits import check_exits
 from adapass.passes.exits.features import Site, check_features
-from adapass.passes.exits.fit_heads import FitOptions, fit_all
+from adapass.passes.exits.fit_heads import FitOptions, Winner, fit_all
+from adapass.passes.exits.fitted_form import pack, unpack
 from adapass.passes.exits.heads import HeadKind, candidates
 from adapass.passes.exits.insert import Planned, insert_exits
 from adapass.passes.exits.install import install
@@ -77,6 +80,7 @@ class InsertExits(BudgetedPass):
     """
 
     name: ClassVar[str] = "insert-exits"
+    separable: ClassVar[bool] = True
     source: ClassVar[str] = (
         "BranchyNet (Teerapittayanon et al. 2016), DeeBERT (Xin et al. 2020), PABEE (Zhou et al. 2020), "
         "BERxiT (Xin et al. 2021), E2CM (Gormez et al. 2022), efficient probing (Psomas et al. 2025)"
@@ -160,11 +164,30 @@ class InsertExits(BudgetedPass):
             DataError: no data, too little, or not finite.
 
         """
+        record = read_record(model)
+        install(model, record, self._winners(model, data))
+
+    def fit_sites(self, model: ir.Model, data: Samples | None) -> Mapping[str, SiteFit]:
+        """The fitted head of every exit in ``model``, by its cut.
+
+        Raises:
+            DataError: no data, too little, or not finite.
+
+        """
+        cuts = read_record(model).cuts
+        return {cut: pack(winner) for cut, winner in zip(cuts, self._winners(model, data), strict=True)}
+
+    def install_fits(self, model: ir.Model, fits: Mapping[str, SiteFit]) -> None:
+        record = read_record(model)
+        if missing := [cut for cut in record.cuts if cut not in fits]:
+            raise ModelError(f"insert-exits: no head was fitted for the exits at {', '.join(missing)}")
+        install(model, record, [unpack(fits[cut]) for cut in record.cuts])
+
+    def _winners(self, model: ir.Model, data: Samples | None) -> list[Winner]:
         if data is None:
             raise DataError("insert-exits: heads are fitted on data and none was given; pass --data")
-        record = read_record(model)
         options = FitOptions(self.features, self.queries, self.label_weight, self.mirror, self.seed)
-        install(model, record, fit_all(model, record, data, options))
+        return fit_all(model, read_record(model), data, options)
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """Compute every head and rule a second time: neutral thresholds would hide a mistake."""
@@ -180,10 +203,10 @@ class InsertExits(BudgetedPass):
 
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> Mapping[str, float]:
+    ) -> Mapping[str, Damage]:
         """None: with its threshold at infinity an exit changes nothing; ``tune`` looks after the budget."""
         del model, facts, samples
-        return MappingProxyType({choice.key: 0.0 for choice in choices})
+        return MappingProxyType({choice.key: Damage(0.0) for choice in choices})
 
     def tune(self, model: ir.Model, services: Services, max_loss: float) -> tuple[OperatingPoint, ...]:
         return tune_thresholds(model, services, max_loss)
@@ -206,7 +229,6 @@ class InsertExits(BudgetedPass):
             family=self.name,
             site=cut.value,
             setting=self.head.value,
-            damage=0.0,
             detail=MappingProxyType(
                 {
                     "depth": round(cut.depth, 4),

@@ -87,6 +87,7 @@ def _point(record: ExitsRecord, setting: Setting) -> OperatingPoint:
         sites=frozenset(record.cuts[index] for index in kept),
         expected_seconds=setting.expected_seconds,
         loss=setting.loss,
+        reach=_reach(record, setting),
         detail=MappingProxyType(
             {
                 "leave": [round(float(share), 4) for share in setting.shares],
@@ -94,6 +95,13 @@ def _point(record: ExitsRecord, setting: Setting) -> OperatingPoint:
             }
         ),
     )
+
+
+def _reach(record: ExitsRecord, setting: Setting) -> tuple[tuple[float, float], ...]:
+    """How many samples go on behind each exit that some sample takes."""
+    left = 1.0 - np.cumsum(setting.shares[:-1])
+    steps = zip(record.heads, left, setting.shares[:-1], strict=True)
+    return tuple((head.depth, max(float(share), 0.0)) for head, share, taken in steps if taken > 0)
 
 
 def _graph_inputs(model: ir.Model) -> list[str]:

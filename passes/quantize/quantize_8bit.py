@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
+from adapass.budgeted import BudgetedPass, Choice, Damage, Feeds, Proposal, Refusal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
@@ -134,9 +134,9 @@ class Quantize8bit(BudgetedPass):
 
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> Mapping[str, float]:
-        """Relative output distortion of each choice alone, by its key; one session serves all sites."""
-        found: dict[str, float] = {}
+    ) -> Mapping[str, Damage]:
+        """Damage of each choice alone, by its key; one session serves all sites."""
+        found: dict[str, Damage] = {}
         for setting in Setting:
             keys = {choice.key: (choice.site,) for choice in choices if choice.setting == setting}
             if not keys:
@@ -144,7 +144,7 @@ class Quantize8bit(BudgetedPass):
             measured = sensitivity(
                 model, facts, samples, keys, options=self, setting=setting, count=len(samples)
             )
-            found.update((key, result.distortion) for key, result in measured.items())
+            found.update((k, Damage(result.distortion, result.divergence)) for k, result in measured.items())
         return found
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:

@@ -11,15 +11,13 @@ from adapass.budgeted import Array, Choice
 from adapass.certify.losses import Metric, losses
 from adapass.errors import RecipeError
 from adapass.graph.digest import digest, structure_key
+from adapass.graph.packed import pack_model, unpack_model
 from adapass.graph.text import parse
-from adapass.search.damage import distortion, levels
+from adapass.search.damage import damage_of, distortion
 from adapass.search.judge import perfect_output, spread_indices
 from adapass.search.plan import Part, Plan, plan_from_recipe, plan_to_recipe
 from adapass.search.store import Store
 from adapass.text_form import parse_pass
-
-CHOICES = tuple(Choice("f", name, "on") for name in "abcde")
-DAMAGE = {choice.key: float(place) for place, choice in enumerate(CHOICES)}
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -32,17 +30,34 @@ def _model(weights: str = "1, 2, 3, 4", names: str = "") -> str:
     return text.replace("y", names) if names else text
 
 
-def test_levels_spare_the_most_damaging_sites_first() -> None:
-    found = levels(CHOICES, DAMAGE, (0.0, 0.2, 0.21, 0.6, 1.0))
-
-    assert ["".join(c.site for c in level) for level in found] == ["abcde", "abcd", "ab"]
-
-
 def test_distortion_is_relative() -> None:
     reference = np.array([[3.0, 4.0]])
 
     assert distortion(reference, reference * 1.1) == pytest.approx(0.1)
     assert distortion(np.zeros((1, 2)), np.zeros((1, 2))) == 0.0
+
+
+def test_damage_adds_up_over_independent_changes() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(4000, 3))
+    one, other = (0.05 * random.normal(size=logits.shape) for _ in range(2))
+
+    def additive(change: Array, *, classes: bool) -> float:
+        return damage_of(logits, logits + change).additive(classes=classes)
+
+    for classes in (True, False):
+        apart = additive(one, classes=classes) + additive(other, classes=classes)
+        assert additive(one + other, classes=classes) == pytest.approx(apart, rel=0.1)
+    assert damage_of(logits[:, :1], logits[:, :1]).divergence is None
+
+
+def test_probabilities_and_logits_diverge_alike() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    changed = logits + 0.1
+    changed[:, 0] += 0.3
+    share = [np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (logits, changed)]
+
+    assert damage_of(*share).divergence == pytest.approx(damage_of(logits, changed).divergence)
 
 
 def test_a_plan_survives_the_recipe() -> None:
@@ -83,16 +98,10 @@ def test_the_store_computes_once_and_again_after_damage(tmp_path: Path) -> None:
         return np.arange(3)
 
     for _ in range(2):
-        assert store.array("outputs", "key", array).tolist() == [0, 1, 2]
-    assert store.values("damage", "key", lambda: {"a": 1.0}) == {"a": 1.0}
-    assert store.values("damage", "key", dict) == {"a": 1.0}
-    model = parse(_model())
-    assert digest(store.model("fitted", "key", lambda: model)) == digest(
-        store.model("fitted", "key", lambda: model)
-    )
+        assert store.array("outputs", "key").get(array).tolist() == [0, 1, 2]
     for file in (tmp_path / "work").glob("outputs-*.npy"):
         file.write_bytes(file.read_bytes()[:40])
-    store.array("outputs", "key", array)
+    store.array("outputs", "key").get(array)
 
     assert calls == ["array", "array"]
     assert not list((tmp_path / "work").glob("*.part"))
@@ -100,17 +109,50 @@ def test_the_store_computes_once_and_again_after_damage(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
+def test_the_store_keeps_what_the_search_works_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "work")
+    fits = {"site/a": {"kind": np.asarray("linear"), "weight": np.eye(2, dtype=np.float32)}, "b": {}}
+    fits["b"] = {"kind": np.asarray("gda"), "weight": np.zeros((0, 0), np.float32)}
+    packed = pack_model(parse(_model()))
+    store.numbers("damage", "k").write({"a": (0.5, None), "b": (0.25, 1e-9)})
+    store.fits("sites", "k").write(fits)
+    store.packed("fitted", "k").write(packed)
+    store.packed("fitted", "no").write("loses too much")
+
+    again = store.fits("sites", "k").read()
+    assert store.numbers("damage", "k").read() == {"a": (0.5, None), "b": (0.25, 1e-9)}
+    assert again is not None
+    assert list(again) == ["site/a", "b"]
+    assert str(again["b"]["kind"]) == "gda"
+    np.testing.assert_array_equal(again["site/a"]["weight"], np.eye(2))
+    assert store.packed("fitted", "k").read() == packed
+    assert store.packed("fitted", "no").read() == "loses too much"
+    assert store.packed("fitted", "other").read() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"a": ["x", null]}'])
+def test_damaged_entries_are_dropped(text: str, tmp_path: Path) -> None:
+    entry = Store(tmp_path / "work").numbers("damage", "k")
+    entry.write({"a": (0.5, None)})
+    assert entry.path is not None
+    entry.path.write_text(text)
+
+    assert entry.read() is None
+    assert not entry.path.exists()
+
+
 def test_without_a_folder_nothing_is_kept() -> None:
-    calls = list[int]()
+    entry = Store().numbers("damage", "key")
+    entry.write({"a": (1.0, None)})
 
-    def compute() -> dict[str, float]:
-        calls.append(1)
-        return {}
+    assert entry.read() is None
 
-    Store().values("damage", "key", compute)
-    Store().values("damage", "key", compute)
 
-    assert len(calls) == 2
+def test_a_model_survives_packing() -> None:
+    model = parse(_model())
+
+    assert digest(unpack_model(pack_model(model))) == digest(model)
+    assert pack_model(model) == pack_model(unpack_model(pack_model(model)))
 
 
 def test_structure_ignores_names_and_large_weights_and_nothing_else() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import Array, Samples
+from adapass.budgeted import Array, Damage, Samples
 from adapass.errors import ModelError
 from adapass.execution import Session
 from adapass.facts import FactCache
@@ -111,7 +111,7 @@ def test_damage_of_a_choice_is_none_while_knobs_are_neutral(
     facts = FactCache(model)
     choices = InsertExits().propose(model, facts).choices
     damages = InsertExits().damages(model, facts, choices, make_vectors(5))
-    assert dict(damages) == {choice.key: 0.0 for choice in choices}
+    assert dict(damages) == {choice.key: Damage(0.0) for choice in choices}
 
 
 def test_only_samples_of_one_length_share_a_batch(make_sentences: Callable[[int], Samples]) -> None:

@@ -77,4 +77,4 @@ def test_the_family_reports_damage_by_choice(mlp: ir.Model, rows: Samples) -> No
     found = STEP.damages(mlp, FactCache(mlp), choices, rows)
 
     assert sorted(found) == sorted(choice.key for choice in choices)
-    assert all(damage > 0.0 for damage in found.values())
+    assert all(damage.distortion > 0.0 for damage in found.values())

@@ -1,0 +1,189 @@
+"""Trials: a plan applied, fitted, tuned and judged on the search samples. Each plan is tried once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adapass.budgeted import Array, BudgetedPass, Feeds, OperatingPoint, Samples
+from adapass.cost.model import Cost
+from adapass.generator import Options
+from adapass.progress import Progress
+from adapass.search.deadline import Deadline
+from adapass.search.evaluations import Evaluations, one_setting_a_site
+from adapass.search.joint import plan_of
+from adapass.search.judge import Judge
+from adapass.search.plan import Part, Plan
+from adapass.search.statics import StaticOption
+from adapass.search.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A fitted model, its settings from safest to most aggressive, and what is known of them."""
+
+    plan: Plan
+    model: ir.Model
+    seconds: Cost
+    """Expected mean latency at the most aggressive setting."""
+    loss: float
+    """Mean paired loss on the search samples there."""
+    points: tuple[OperatingPoint, ...] = ()
+
+
+@dataclass
+class Trials:
+    """Tries plans and keeps what came out."""
+
+    evaluations: Evaluations
+    judge: Judge
+    watch: Stopwatch
+    build: Options
+    """The plain variant latencies are measured with."""
+    allowed: float
+    """Mean loss that settings of knobs may have on the search samples."""
+    deadline: Deadline
+    progress: Progress
+    found: list[Candidate] = field(default_factory=list[Candidate])
+    notes: list[str] = field(default_factory=list[str])
+    _tried: dict[str, Candidate | None] = field(default_factory=dict[str, "Candidate | None"])
+
+    def clean(self) -> Candidate:
+        """The clean model itself."""
+        model = self.evaluations.clean
+        return self._keep(Plan(), Candidate(Plan(), model, self.watch.seconds(model, self.build), 0.0))
+
+    def try_plan(self, statics: Sequence[StaticOption], knobs: BudgetedPass | None) -> Candidate | None:
+        """The candidate, ``None`` when the plan is too lossy, or when none of its knobs pays.
+
+        Raises:
+            TimeUpError: the deadline passed; nothing is kept of this plan.
+
+        """
+        part = None if knobs is None else self._every_site(knobs)
+        if knobs is not None and part is None:
+            return None
+        return self._try(plan_of(statics, part))
+
+    def trimmed(self, candidate: Candidate) -> Candidate:
+        """The same plan without the sites that do nothing at any setting, where that is as good."""
+        if not candidate.points:
+            return candidate
+        first, *rest = candidate.plan.parts
+        used = {site for point in candidate.points for site in point.sites}
+        kept = tuple(choice for choice in first.choices if choice.site in used)
+        if not kept or kept == first.choices:
+            return candidate
+        return self._try(Plan((Part(first.step, kept), *rest))) or candidate
+
+    def was_tried(self, statics: Sequence[StaticOption], knobs: BudgetedPass | None) -> bool:
+        part = None if knobs is None else self._every_site(knobs)
+        return describe(plan_of(statics, part)) in self._tried
+
+    def _try(self, plan: Plan) -> Candidate | None:
+        if describe(plan) in self._tried:
+            return self._tried[describe(plan)]
+        self.deadline.check()
+        model = self.evaluations.fitted([plan])[0]
+        if isinstance(model, str):
+            self.notes.append(f"{plan} was dropped: it {model}")
+            self._tried[describe(plan)] = None
+            return None
+        candidate = self._tuned(plan, model) if has_knobs(plan) else self._judged(plan, model)
+        if candidate is None:
+            self._tried[describe(plan)] = None
+            return None
+        return self._keep(plan, candidate)
+
+    def _judged(self, plan: Plan, model: ir.Model) -> Candidate:
+        loss = float(np.mean(self.judge.losses(self.evaluations.outputs(model))))
+        self.deadline.check()
+        return Candidate(plan, model, self.watch.seconds(model, self.build), loss)
+
+    def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
+        services = SearchServices(self.judge, self.watch, self.build, self.deadline)
+        points = plan.parts[0].step.tune(model, services, self.allowed)
+        if not points:
+            self.notes.append(f"{plan}: no setting of its knobs is both faster and within the budget")
+            return None
+        trust = self.watch.seconds(self.evaluations.clean, self.build).trust
+        return Candidate(plan, model, Cost(points[-1].expected_seconds, trust), points[-1].loss, points)
+
+    def _keep(self, plan: Plan, candidate: Candidate) -> Candidate:
+        self._tried[describe(plan)] = candidate
+        self.found.append(candidate)
+        if plan.parts:
+            share = candidate.seconds.seconds / self.found[0].seconds.seconds
+            points = f"search loss {100 * candidate.loss:+.2f} points"
+            self.progress.best(f"{plan}: {share:.2f}x of clean, {points}")
+        return candidate
+
+    def _every_site(self, knobs: BudgetedPass) -> Part | None:
+        """Of a separable family the sites that are fitted by now."""
+        choices = one_setting_a_site(knobs, self.evaluations.clean)
+        if choices and knobs.separable:
+            fitted = self.evaluations.site_fits(knobs)
+            choices = tuple(choice for choice in choices if choice.site in fitted)
+        return Part(knobs, choices) if choices else None
+
+
+def describe(plan: Plan) -> str:
+    """Equal for equal plans."""
+    return repr([(str(part.step), [choice.key for choice in part.choices]) for part in plan.parts])
+
+
+def has_knobs(plan: Plan) -> bool:
+    return bool(plan.parts) and tunes(plan.parts[0].step)
+
+
+def tunes(step: BudgetedPass) -> bool:
+    """Whether the family can be tuned at run time."""
+    return type(step).tune is not BudgetedPass.tune
+
+
+@dataclass(frozen=True, slots=True)
+class SearchServices:
+    """See ``adapass.budgeted.Services``. Everything looks at the clock."""
+
+    judge: Judge
+    watch: Stopwatch
+    build: Options
+    deadline: Deadline
+
+    @property
+    def samples(self) -> Samples:
+        return _Watched(self.judge.samples, self.deadline.check)
+
+    def losses(self, output: Array) -> npt.NDArray[np.float64]:
+        return self.judge.losses(output)
+
+    def seconds(self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> float:
+        self.deadline.check()
+        return self.watch.piece(model, inputs, outputs, self.build).seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Samples that look at the clock whenever some are taken."""
+
+    samples: Samples
+    check: Callable[[], None]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def feeds(self, index: int) -> Feeds:
+        self.check()
+        return self.samples.feeds(index)
+
+    def batch(self, indices: Sequence[int]) -> Feeds:
+        self.check()
+        return self.samples.batch(indices)
+
+    @property
+    def labels(self) -> Array | None:
+        return self.samples.labels
