@@ -7,50 +7,26 @@ took an exit leave the batch, so a later stage runs on fewer samples, or not at 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from adapass.cost.model import FREE, Cost, Trust
+from adapass.cost.curves import Curve
+from adapass.cost.model import FREE, Cost
 
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Cost of a stage by number of samples: measured at some batch sizes, straight lines between them.
-
-    Below the smallest measured size the cost stays (launches and weights are paid for one sample too),
-    above the largest it grows in proportion.
-    """
-
-    points: Mapping[int, Cost]
-
-    def __post_init__(self) -> None:
-        if not self.points or min(self.points) < 1:
-            raise ValueError("a cost curve needs at least one measured batch size, all at least 1")
-
-    def at(self, samples: int) -> Cost:
-        """Cost of running ``samples`` samples at once; no samples cost nothing."""
-        if samples == 0:
-            return FREE
-        sizes = sorted(self.points)
-        above = bisect_left(sizes, samples)
-        if above < len(sizes) and sizes[above] == samples:
-            return self.points[samples]
-        if above == 0:
-            return self._modelled(self.points[sizes[0]].seconds, sizes[0])
-        if above == len(sizes):
-            return self._modelled(self.points[sizes[-1]].seconds * samples / sizes[-1], sizes[-1])
-        low, high = sizes[above - 1], sizes[above]
-        share = (samples - low) / (high - low)
-        seconds = (1 - share) * self.points[low].seconds + share * self.points[high].seconds
-        return self._modelled(seconds, low, high)
-
-    def _modelled(self, seconds: float, *sizes: int) -> Cost:
-        return Cost(seconds, min(Trust.MODEL, *(self.points[size].trust for size in sizes)))
+__all__ = [
+    "Curve",
+    "binomial",
+    "expected_batch_cost",
+    "expected_cost",
+    "expected_depth",
+    "expected_left",
+    "masked_cost",
+    "reach_of",
+    "stage_runs",
+]
 
 
 def reach_of(exits: npt.NDArray[np.int64], stages: int) -> tuple[float, ...]:

@@ -13,14 +13,17 @@ from typing import Final
 
 from adapass.budgeted import Feeds
 from adapass.cache import Cache, Json
-from adapass.cost.measure import REAL_CLOCK, Clock, interleaved
+from adapass.cost.measure import REAL_CLOCK, Clock, Contestant, interleaved
 from adapass.cost.model import Cost, Trust
 from adapass.generator import Options, Runner
 
 KIND: Final = "region-latency"
+GROUP_KIND: Final = "group-latency"
 ROUNDS: Final = 5
 WARMUP: Final = 3
 MIN_FEEDS: Final = 8
+MIN_GROUP_FEEDS: Final = 48
+"""A contestant comes back from a pause to cold caches; short blocks would time little else."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,33 @@ class RegionTable:
         with self.cache.locked("measuring"):
             # Another process may have measured it while this one waited.
             return self.get(key) or self._measure(key, open_runner, feeds)
+
+    def get_group(self, key: RegionKey) -> Mapping[str, float] | None:
+        """Mean seconds of contestants that were timed in turns, by name."""
+        entry = self.cache.get(GROUP_KIND, key.to_json())
+        if not isinstance(entry, Mapping):
+            return None
+        found = {name: seconds for name, seconds in entry.items() if isinstance(seconds, float)}
+        return MappingProxyType(found) if len(found) == len(entry) > 0 else None
+
+    def measure_group(
+        self, key: RegionKey, contestants: Mapping[str, Contestant], feeds: Sequence[Feeds]
+    ) -> Mapping[str, float]:
+        """Time ``contestants`` in turns on ``feeds`` and store the means."""
+        repeated = [*feeds] * max(1, -(-MIN_GROUP_FEEDS // len(feeds)))
+        with self.cache.locked("measuring"):
+            timings = interleaved(
+                contestants,
+                repeated,
+                rounds=ROUNDS,
+                warmup=WARMUP,
+                discard=WARMUP,
+                max_seconds=None if self.max_seconds is None else self.max_seconds * len(contestants),
+                clock=self.clock,
+            )
+        found = {name: timing.mean for name, timing in timings.items()}
+        self.cache.put(GROUP_KIND, key.to_json(), found)
+        return MappingProxyType(found)
 
     def _measure(self, key: RegionKey, open_runner: Callable[[], Runner], feeds: Sequence[Feeds]) -> Cost:
         # A block needs some calls to be worth its discarded first one.

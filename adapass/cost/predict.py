@@ -1,0 +1,315 @@
+"""Predicted latency of a whole rewritten model, without building or running it.
+
+The model is cut into pieces (``cost.pieces``). A call costs
+
+    sum over sections of  P(n samples reach it) * ( sum of pieces(n) + junctions(n) )
+        - calls that pieces measured alone pay for and the whole does not
+        + what the generator adds where it leaves a section (branches, rows gathered and put back)
+
+Pieces of equal structure share one measurement, so of the 27 blocks of a network some seven are measured.
+Alone, a piece finds its weights in the caches; in a whole model the others have pushed them out. That is
+corrected by factors from models that were measured whole and by half (``anchor``), by batch size, precision
+and bytes of weights: on one machine 42 MB of float weights cost a third more than their pieces, 21 MB nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adapass.budgeted import Feeds
+from adapass.cost.calibrate import NOT_CALIBRATED, Calibration
+from adapass.cost.estimate import NOTHING, Estimate, Share
+from adapass.cost.expected import binomial, reach_of
+from adapass.cost.model import Cost, Trust
+from adapass.cost.overheads import NARROW, SectionOverhead, empty_model, measure_overhead, tiny_feed
+from adapass.cost.piece_feeds import bytes_a_sample, piece_feeds, rows_of
+from adapass.cost.pieces import Layout, Piece, Section, joined, lay_out
+from adapass.cost.prices import Prices
+from adapass.errors import UsageError
+from adapass.generator import Options
+from adapass.graph.digest import structure_key
+from adapass.lowering.exits import has_exits
+from adapass.search.stopwatch import Stopwatch
+from adapass.target import Target, TargetKind
+
+TOLERANCE: Final = 0.12
+BASE_SPREAD: Final = 0.04
+"""What neither noise nor interpolation explains, relative: alignment of memory, the state of caches."""
+UNANCHORED_SPREAD: Final = 0.1
+ANCHOR_DOUBT: Final = 0.5
+"""Share of an anchor's correction by which another model may need a different one."""
+OVERHEAD_DOUBT: Final = 0.5
+JUNCTION_DOUBT: Final = 0.3
+FEWEST_TO_HALVE: Final = 4
+"""Pieces from which half of a model tells something of its own."""
+NEGLIGIBLE: Final = 1e-6
+"""Probability below which a number of samples is left out."""
+
+Exits = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A model that was measured whole: by how much that differed from the sum of its pieces."""
+
+    share_8bit: float
+    weight_bytes: float
+    factor: float
+
+
+@dataclass
+class Predictor:
+    """Prices rewritten models from measured pieces; every measurement goes to the watch's table."""
+
+    watch: Stopwatch
+    options: Options
+    """How models without exits are built (threads and the like)."""
+    exit_options: Options | None = None
+    """How models with exits are built; ``None``: the generator's first variant for each."""
+    feeds_of: Callable[[int], Sequence[Feeds]] | None = None
+    """Whole-model inputs at a batch size; ``None``: only the watch's own feeds."""
+    tolerance: float = TOLERANCE
+    """Half-width of the interval, relative, up to which a new size of a known layer is interpolated."""
+    may_measure: Callable[[Piece], bool] = lambda _: True
+    calibration: Calibration = NOT_CALIBRATED
+    """For pieces that cannot be measured."""
+    _prices: dict[int, Prices] = field(default_factory=dict[int, Prices])
+    _anchors: dict[int, tuple[Anchor, ...]] = field(default_factory=dict[int, tuple["Anchor", ...]])
+    _calls: dict[int, float] = field(default_factory=dict[int, float])
+    _overheads: dict[tuple[int, str], SectionOverhead] = field(
+        default_factory=dict[tuple[int, str], SectionOverhead]
+    )
+
+    def estimate(self, model: ir.Model, *, taken: Exits | None = None, batch: int | None = None) -> Estimate:
+        """Expected seconds of a call. ``taken`` [N] says which exit samples took; ``None``: none does.
+
+        Raises:
+            UsageError: no feeds of that batch size are at hand.
+            ModelError: the exits are malformed.
+
+        """
+        prices = self.prices(batch)
+        layout = lay_out(model)
+        reach = self._reach(model, layout, taken)
+        touched = sum(weight_bytes(part) * p for part, p in zip(layout.sections, reach, strict=True))
+        total = NOTHING
+        for index, (section, share) in enumerate(zip(layout.sections, reach, strict=True)):
+            if share:
+                rows = rows_reaching(prices.batch, share)
+                found = self._section(prices, layout, section.pieces, rows, touched)
+                found += self._entering(prices, model, layout, index, rows)
+                total += found.widened(_sampling_error(share, taken))
+        return total.widened(BASE_SPREAD + (0.0 if prices.batch in self._anchors else UNANCHORED_SPREAD))
+
+    def saving(
+        self, model: ir.Model, changed: ir.Model, *, taken: Exits | None = None, batch: int | None = None
+    ) -> Estimate:
+        """How much less ``changed`` takes than ``model``; pieces they share do not add uncertainty.
+
+        ``taken`` holds for each of the two that has exits.
+        """
+        before = self.estimate(model, batch=batch, taken=taken if has_exits(model) else None)
+        return before.minus(self.estimate(changed, taken=taken, batch=batch))
+
+    def anchor(self, model: ir.Model, *, batch: int | None = None) -> tuple[Anchor, ...]:
+        """Measure a model without exits whole and by half, and correct later estimates by what pieces miss.
+
+        Worth it for the clean model and for the one with 8 bits everywhere: models in between get a factor
+        between theirs.
+        """
+        prices = self.prices(batch)
+        layout = lay_out(model)
+        if len(layout.sections) > 1:
+            raise UsageError("an anchor must not have exits: its latency would depend on the samples")
+        pieces = layout.sections[0].pieces
+        halves = [pieces] if len(pieces) < FEWEST_TO_HALVE else [pieces[: len(pieces) // 2], pieces]
+        others = self._anchors.pop(prices.batch, ())
+        found = tuple(self._anchor(prices, layout, part) for part in halves)
+        self._anchors[prices.batch] = (*others, *found)
+        return found
+
+    def _anchor(self, prices: Prices, layout: Layout, pieces: Sequence[Piece]) -> Anchor:
+        said = self._section(prices, layout, pieces, {prices.batch: 1.0}, 0.0).seconds
+        inputs, _ = joined(pieces, layout.flow)
+        feeds = piece_feeds(layout.model, inputs, prices.feeds)
+        key = "|".join(piece.key for piece in pieces)
+        found = self.watch.region(f"whole:{key}", lambda: layout.part(pieces), feeds, self.options).seconds
+        size = sum(piece.weight_bytes for piece in pieces)
+        share = sum(piece.share_8bit * piece.weight_bytes for piece in pieces) / max(1, size)
+        return Anchor(round(share), size, found / said)
+
+    def prices(self, batch: int | None = None) -> Prices:
+        """What is known at a batch size; by default that of the watch's feeds."""
+        size = rows_of(self.watch.feeds[0]) if batch is None else batch
+        if size not in self._prices:
+            self._prices[size] = Prices(
+                watch=self.watch,
+                options=self.options,
+                feeds=self._feeds(size),
+                batch=size,
+                tolerance=self.tolerance,
+                tile=tile_of(self.watch.target),
+                may_measure=self.may_measure,
+                calibration=self.calibration,
+            )
+        prices = self._prices[size]
+        prices.may_measure, prices.calibration = self.may_measure, self.calibration
+        return prices
+
+    def _feeds(self, batch: int) -> Sequence[Feeds]:
+        if batch == rows_of(self.watch.feeds[0]):
+            return self.watch.feeds
+        if self.feeds_of is None:
+            raise UsageError(
+                f"the feeds at hand have {rows_of(self.watch.feeds[0])} samples, an estimate for batches of"
+                f" {batch} needs others; give the predictor feeds_of"
+            )
+        return self.feeds_of(batch)
+
+    def _reach(self, model: ir.Model, layout: Layout, taken: Exits | None) -> Sequence[float]:
+        sections = len(layout.sections)
+        everything = (1.0,) * sections
+        if sections == 1 or taken is None or self._options_for(model).get("lowering") == "masked":
+            return everything
+        return reach_of(taken, sections)
+
+    def _section(
+        self,
+        prices: Prices,
+        layout: Layout,
+        pieces: Sequence[Piece],
+        rows: Mapping[int, float],
+        touched_bytes: float,
+    ) -> Estimate:
+        total = NOTHING
+        for piece in pieces:
+            found = prices.piece(layout, piece, rows)
+            factor = self._factor(prices.batch, piece.share_8bit, touched_bytes)
+            total += _corrected(_as_share(found, piece), factor)
+        if not self.watch.measures:
+            return total
+        call = self._call(prices)
+        ends = sorted({min(_some(rows)), max(_some(rows))})
+        for left, right in pairwise(pieces):
+            known = {n: prices.junction(layout, left, right, n, call) for n in ends}
+            seconds = _on_line(known, rows)
+            width = JUNCTION_DOUBT * abs(seconds)
+            key = f"{left.kind}+{right.kind}"
+            share = Share(key, "junction", seconds, seconds - width, seconds + width, Trust.MEASURED)
+            factor = self._factor(prices.batch, left.share_8bit, touched_bytes)
+            total += _corrected(_alone(share), factor)
+        return total
+
+    def _factor(self, batch: int, share: float, touched_bytes: float) -> float:
+        """Between the anchors: by bytes of weights touched in a call, and by precision."""
+        anchors = sorted(self._anchors.get(batch, ()), key=lambda each: each.weight_bytes)
+        if not anchors:
+            return 1.0
+        shares = sorted({each.share_8bit for each in anchors})
+        factors: list[float] = []
+        for precision in shares:
+            own = [each for each in anchors if each.share_8bit == precision]
+            sizes, values = [each.weight_bytes for each in own], [each.factor for each in own]
+            factors.append(float(np.interp(touched_bytes, sizes, values)))
+        return float(np.interp(share, shares, factors))
+
+    def _entering(
+        self, prices: Prices, model: ir.Model, layout: Layout, index: int, rows: Mapping[int, float]
+    ) -> Estimate:
+        """What it costs to go on after an exit, less the call the section's pieces were measured with."""
+        if index == 0 or not self.watch.measures:
+            return NOTHING
+        overhead = self._overhead(prices, model)
+        runs = sum(probability for count, probability in rows.items() if count)
+        left = sum(count * probability for count, probability in rows.items())
+        carried = left * bytes_a_sample(layout.model, layout.carried[index], prices.feeds[0])
+        added = runs * overhead.fixed_seconds + overhead.seconds_per_byte * carried
+        seconds = added - runs * self._call(prices)
+        width = OVERHEAD_DOUBT * added
+        name = f"exit {index - 1}"
+        return _alone(Share(name, name, seconds, seconds - width, seconds + width, Trust.MEASURED))
+
+    def _overhead(self, prices: Prices, model: ir.Model) -> SectionOverhead:
+        options = self._options_for(model)
+        key = (prices.batch, repr(sorted(options.items())))
+        if key not in self._overheads:
+
+            def measure(tiny: ir.Model, feed: Feeds) -> Cost:
+                return self.watch.region(f"tiny:{structure_key(tiny)}", lambda: tiny, [feed], options)
+
+            self._overheads[key] = measure_overhead(measure, prices.batch)
+        return self._overheads[key]
+
+    def _call(self, prices: Prices) -> float:
+        """Seconds of a call that computes nothing."""
+        if prices.batch not in self._calls:
+            model, feed = empty_model(prices.batch), tiny_feed(prices.batch, NARROW)
+            cost = self.watch.region(f"tiny:{structure_key(model)}", lambda: model, [feed], self.options)
+            self._calls[prices.batch] = cost.seconds
+        return self._calls[prices.batch]
+
+    def _options_for(self, model: ir.Model) -> Options:
+        if self.exit_options is not None:
+            return self.exit_options
+        watch = self.watch
+        size = rows_of(watch.feeds[0])
+        return watch.generator.variants(model, watch.target, threads=watch.threads, batch=size)[0].options
+
+
+def rows_reaching(batch: int, share: float) -> Mapping[int, float]:
+    """How probable each number of samples of a batch is, when each goes on with probability ``share``."""
+    counts = enumerate(binomial(batch, share))
+    return {count: probability for count, probability in counts if probability > NEGLIGIBLE}
+
+
+def tile_of(target: Target) -> int:
+    """Numbers of 32 bits in a vector register: the width in which kernels take channels."""
+    if target.kind is TargetKind.GPU:
+        return 32
+    widths = {"avx512f": 16, "avx2": 8}
+    return next((width for flag, width in widths.items() if flag in target.isa), 4)
+
+
+def weight_bytes(section: Section) -> int:
+    """Stored weights that a section reads."""
+    return sum(piece.weight_bytes for piece in section.pieces)
+
+
+def _some(rows: Mapping[int, float]) -> list[int]:
+    return [count for count in rows if count] or [1]
+
+
+def _on_line(ends: Mapping[int, float], rows: Mapping[int, float]) -> float:
+    """Expected value of what is known at the ends of a range and straight between them."""
+    counts = sorted(ends)
+    values = np.interp(list(rows), counts, [ends[count] for count in counts])
+    weights = [probability if count else 0.0 for count, probability in rows.items()]
+    return float(np.dot(values, weights))
+
+
+def _sampling_error(share: float, taken: Exits | None) -> float:
+    """Half-width (90 %) of the relative error of a share that was counted on so many samples."""
+    if taken is None or not 0 < share < 1:
+        return 0.0
+    return 1.64 * float(np.sqrt((1 - share) / (share * len(taken))))
+
+
+def _as_share(found: Estimate, piece: Piece) -> Estimate:
+    name = piece.outputs[0] if piece.outputs else ""
+    return _alone(Share(piece.key, name, found.seconds, found.low, found.high, found.trust))
+
+
+def _alone(share: Share) -> Estimate:
+    return Estimate(share.seconds, share.low, share.high, share.trust, (share,))
+
+
+def _corrected(found: Estimate, factor: float) -> Estimate:
+    wide = (found * factor).widened(ANCHOR_DOUBT * abs(1 - factor))
+    return replace(wide, parts=tuple(replace(part, low=wide.low, high=wide.high) for part in wide.parts))
