@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -70,7 +71,8 @@ class DaskCluster(Closing):
         try:
             return DaskRun(self._client, futures, results).finish()
         except BaseException:
-            self._client.cancel(futures, force=True)
+            with contextlib.suppress(OSError):  # the scheduler is gone, and its tasks with it
+                self._client.cancel(futures, force=True)
             raise
 
     def share(self, value: T) -> Shared[T]:

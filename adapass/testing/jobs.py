@@ -65,7 +65,7 @@ def most_threads(item: object) -> int:
     """The largest number of threads that a loaded numeric library would use."""
     del item
     threadpoolctl: Any = import_module("threadpoolctl")  # ships no types
-    return max(library["num_threads"] for library in threadpoolctl.threadpool_info())
+    return max(int(library["num_threads"]) for library in threadpoolctl.threadpool_info())
 
 
 def row_sum(item: Row) -> float:
@@ -120,6 +120,10 @@ def fail(kind: str) -> str:
         time.sleep(0.5)
         raise ValueError("late")
     return kind
+
+
+def nap_or_fail(item: Nap | str) -> int | str:
+    return fail(item) if isinstance(item, str) else nap(item)
 
 
 def make_function(item: object) -> object:

@@ -1,4 +1,4 @@
-"""No worker outlives its parent, however that ends. The parent here is a script, as a user would write one."""
+"""No worker outlives its parent, however that ends. The parent is a script as a user would write it."""
 
 from __future__ import annotations
 

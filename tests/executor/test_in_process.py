@@ -1,4 +1,4 @@
-"""This process: no copies, one thread during calls, and the same promises."""
+"""In this process: no copies, one thread during calls, and the same promises."""
 
 from __future__ import annotations
 

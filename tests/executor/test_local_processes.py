@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,11 +145,11 @@ def test_an_error_arrives_as_it_was_raised(
 
 def test_the_first_error_there_is_ends_the_rest(two: LocalProcesses, tmp_path: Path) -> None:
     two.map(jobs.square, [1, 2])
-    calls = [partial(jobs.nap, Nap(tmp_path, 60)), partial(jobs.fail, "late")]
+    items: list[Nap | str] = [Nap(tmp_path, 60), "late"]
     started = time.monotonic()
 
     with pytest.raises(ValueError, match="late"):
-        two.map(_call, calls)
+        two.map(jobs.nap_or_fail, items)
 
     assert time.monotonic() - started < 20
     assert gone(_pids(tmp_path))
@@ -167,7 +166,7 @@ def test_a_deadline_kills_what_runs_and_what_it_started_and_keeps_results(tmp_pa
     with LocalProcesses(2) as executor:
         executor.map(jobs.square, [1, 2])
         items = [Nap(tmp_path, 0), Nap(tmp_path, 60), Nap(tmp_path, 60), Nap(tmp_path, 60)]
-        deadline = time.monotonic() + 1.5
+        deadline = time.monotonic() + 0.8
 
         with pytest.raises(TimeUpError, match="1 of 4 items") as caught:
             executor.map(jobs.nap, items, deadline=deadline)
@@ -182,7 +181,7 @@ def test_a_deadline_ends_what_a_worker_started(two: LocalProcesses, tmp_path: Pa
     two.map(jobs.square, [1])
 
     with pytest.raises(TimeUpError):
-        two.map(jobs.nap_beside_child, [Nap(tmp_path, 60)], deadline=time.monotonic() + 1.5)
+        two.map(jobs.nap_beside_child, [Nap(tmp_path, 60)], deadline=time.monotonic() + 1.0)
 
     assert len(_pids(tmp_path)) == 2
     assert gone(_pids(tmp_path))
@@ -237,7 +236,3 @@ def test_an_item_that_cannot_be_sent_is_named(two: LocalProcesses) -> None:
 def test_the_number_of_workers_is_checked() -> None:
     with pytest.raises(UsageError, match="is 0; expected 1"):
         LocalProcesses(0)
-
-
-def _call(item: partial[object]) -> object:
-    return item()
