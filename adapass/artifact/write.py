@@ -33,6 +33,7 @@ from adapass.artifact.manifest import (
     Manifest,
     manifest_to_bytes,
 )
+from adapass.artifact.points import check_points
 from adapass.artifact.recipe_file import recipe_to_text
 from adapass.artifact.report import report_html
 from adapass.errors import ArtifactError, UsageError
@@ -107,6 +108,7 @@ def _is_artifact(folder: Path) -> bool:
 
 def _fill(partial: Path, contents: Contents) -> None:
     about = contents.description
+    check_points(about, "the description of the artifact")
     _copy_model(partial, contents)
     generator_folder = _copy_generated(partial, contents)
     (partial / RECIPE_FILE).write_text(recipe_to_text(contents.recipe), "utf-8")

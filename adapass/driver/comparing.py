@@ -65,19 +65,25 @@ def compared(context: Context, final: Final) -> tuple[Latency, Ratio | None]:
 
 
 def compare(
-    context: Context, final: Final, steps: Sequence[Step] = (), *, most_points: int = MOST_POINTS
+    context: Context,
+    final: Final,
+    steps: Sequence[Step] = (),
+    *,
+    most_points: int = MOST_POINTS,
+    max_seconds: float | None = None,
 ) -> Comparison:
     """The same, and in the same run the points of ``steps`` that have names, at most ``most_points``.
 
-    Each point more takes as long as timing the result; with 1 only what ships is timed.
+    Each point more takes as long as timing the result; with 1 only what ships is timed. ``max_seconds`` cuts
+    rounds short.
     """
     if not context.device_present:
         modelled = final.build.candidate.seconds.seconds
         return Comparison(_latency(context, modelled_original(context), modelled), None)
     wanted = points_to_measure(steps, most_points)
     feeds, threads = context.feeds(2), context.request.threads
-    original: Runner = PlainRunner(context.material.path, threads=threads)
-    runners = [original]
+    original = PlainRunner(context.material.path, threads=threads)
+    runners: list[Runner] = [original]
     try:
         result = final.build.generator.load(final.build.folder, threads=threads)
         runners.append(result)
@@ -86,7 +92,7 @@ def compare(
         others = {index: f"point {index}" for index in wanted if index != len(steps) - 1}
         for index, name in others.items():
             contestants[name] = _turned(result, steps[index].contestant.point)
-        timings = interleaved(contestants, feeds, rounds=ROUNDS, warmup=WARMUP)
+        timings = interleaved(contestants, feeds, rounds=ROUNDS, warmup=WARMUP, max_seconds=max_seconds)
     finally:
         for runner in runners:
             runner.close()

@@ -118,9 +118,9 @@ def choose(source: Artifact, wish: Wish) -> Point:
 def _offer(points: tuple[Point, ...]) -> str:
     def words(point: Point) -> str:
         time = "" if point.seconds is None else f" in {1e3 * point.seconds:.3f} ms ({point.trust})"
-        return f"{point.title}: drop {point.certified_drop:g}{time}"
+        return f"\n  {point.title}: drop {point.certified_drop:g}{time}"
 
-    return f"there is {'; '.join(words(point) for point in points)}"
+    return f"the artifact is left alone; there is{''.join(words(point) for point in points)}"
 
 
 def _destination(artifact: Path, point: Point, output: Path | None) -> Path:

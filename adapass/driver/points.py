@@ -16,7 +16,7 @@ from adapass.artifact.points import BALANCED, FAST, SAFE, plain_knobs
 from adapass.budgeted import OperatingPoint
 from adapass.cost.timing import Ratio
 from adapass.driver.depth import exits_record
-from adapass.driver.proof import Step
+from adapass.driver.proof import Step, expected_seconds
 from adapass.ops import EXIT_THRESHOLDS
 
 
@@ -79,13 +79,6 @@ def point_measures(
         )
         for index, step in enumerate(steps)
     )
-
-
-def expected_seconds(point: OperatingPoint | None) -> float | None:
-    """``None`` without knobs and for the neutral setting, whose latency nobody predicts."""
-    if point is None or not any(np.isfinite(value).any() for value in point.knobs.values()):
-        return None
-    return point.expected_seconds
 
 
 def exits_of(

@@ -110,7 +110,14 @@ def path_of(
 def neutral(point: OperatingPoint) -> OperatingPoint:
     """The same knobs at infinity: by convention the setting at which they do nothing."""
     knobs = {name: np.full_like(value, np.inf) for name, value in point.knobs.items()}
-    return replace(point, knobs=knobs, sites=frozenset(), loss=0.0, detail={})
+    return replace(point, knobs=knobs, sites=frozenset(), loss=0.0, reach=(), detail={})
+
+
+def expected_seconds(point: OperatingPoint | None) -> float | None:
+    """``None`` without knobs and for the neutral setting, whose latency nobody predicts."""
+    if point is None or not any(np.isfinite(value).any() for value in point.knobs.values()):
+        return None
+    return point.expected_seconds
 
 
 def prove(context: Context, contestants: Sequence[Contestant], judge: Judge) -> Proof:
@@ -135,7 +142,7 @@ def prove(context: Context, contestants: Sequence[Contestant], judge: Judge) -> 
             "passed": index < verdict.passed,
             "loss": run.losses.mean,
             "p_value": p,
-            "expected_seconds": None if contestant.point is None else contestant.point.expected_seconds,
+            "expected_seconds": expected_seconds(contestant.point),
         }
         for index, (contestant, run, p) in enumerate(zip(contestants, runs, verdict.p_values, strict=False))
     ]
