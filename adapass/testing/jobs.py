@@ -97,6 +97,30 @@ def die_once(marker: Path) -> str:
     return marker.name
 
 
+def die_twice(folder: Path) -> int:
+    """Die at two attempts; at the third, how many calls of ``stay_in`` run at the same time."""
+    attempts = [folder / "first", folder / "second"]
+    for attempt in attempts:
+        if not attempt.exists():
+            attempt.touch()
+            die(attempt)
+    return len(list(folder.glob("in-*")))
+
+
+def stay_in(folder: Path) -> int:
+    """Work for a while, with a file in ``folder`` meanwhile."""
+    sign = folder / f"in-{os.getpid()}"
+    sign.touch()
+    time.sleep(0.4)
+    sign.unlink()
+    return 0
+
+
+def die_twice_or_stay_in(item: tuple[str, Path]) -> int:
+    kind, folder = item
+    return die_twice(folder) if kind == "die" else stay_in(folder)
+
+
 def complain(text: str) -> str:
     """Say it as a log record, as a debug record, as a warning and on standard output."""
     logger.warning("logged %s", text)

@@ -82,6 +82,7 @@ def test_killed_workers_lose_neither_items_nor_shared_values(cluster: Any, execu
     assert totals == [float(total) for total in matrix.sum(axis=1)]
     settle(cluster)
     assert not set(killed) & set(executor.map(jobs.process, range(4)))
+    assert executor.map(jobs.row_sum, rows) == totals
 
 
 def test_an_item_that_kills_its_worker_is_named(
@@ -153,6 +154,8 @@ def test_a_worker_checks_the_versions_of_a_task() -> None:
 
     with pytest.raises(UsageError, match=r"python is 3\.\d+\.\d+ at worker .* and 2\.7 here"):
         check_versions({**local_versions(), "python": "2.7"})
+    with pytest.raises(UsageError, match=r"and 2\.7 here"):
+        dask_cluster.run_remotely(b"", {}, {**local_versions(), "python": "2.7"})
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

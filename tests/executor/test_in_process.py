@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from functools import partial
 from importlib import import_module
@@ -49,6 +50,22 @@ def test_calls_see_one_thread_and_the_numbers_come_back(monkeypatch: pytest.Monk
         assert jobs.most_threads(0) == 2
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_calls_of_two_threads_do_not_overlap() -> None:
+    inside = threading.Event()
+
+    def enter() -> None:
+        with one_thread():
+            inside.set()
+
+    other = threading.Thread(target=enter)
+    with one_thread():
+        other.start()
+        assert not inside.wait(0.2)
+    other.join(5)
+
+    assert inside.is_set()
 
 
 def test_a_library_loaded_during_a_call_reads_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -121,6 +123,22 @@ def test_three_deaths_on_one_item_name_it_and_the_likely_cause() -> None:
         pytest.raises(WorkerError, match=r"item 0 of 1 .* 3 times, .*SIGKILL: most likely memory ran out"),
     ):
         executor.map(jobs.die, [0])
+
+
+def test_the_last_attempt_runs_alone(two: LocalProcesses, tmp_path: Path) -> None:
+    items = [("die", tmp_path)] + [("stay", tmp_path)] * 12
+
+    assert two.map(jobs.die_twice_or_stay_in, items) == [0] * 13
+
+
+def test_a_worker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+
+    with (
+        LocalProcesses(1) as executor,
+        pytest.raises(WorkerError, match=r"item 0 of 1 .* ended with exit code 1; its standard error"),
+    ):
+        executor.map(jobs.square, [1])
 
 
 @pytest.mark.parametrize(
