@@ -159,6 +159,8 @@ class OperatingPoint:
     reach: tuple[tuple[float, float], ...] = ()
     """(depth, share) pairs, depth rising: behind this share of the model's work, only this share of the
     samples goes on. Empty where all samples do everything."""
+    leaves: tuple[float, ...] = ()
+    """Share of the samples that leaves at each exit of the model, the last entry at its end."""
     detail: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 

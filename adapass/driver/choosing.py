@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from adapass.artifact.manifest import Trust as ManifestTrust
 from adapass.budgeted import OperatingPoint
 from adapass.cost.model import Cost, Trust
+from adapass.cost.predict import Predictor
 from adapass.data import Dataset
 from adapass.driver.context import Context
-from adapass.driver.finals import Build, build_all
+from adapass.driver.finals import ORIGINAL, Build, build_all
 from adapass.driver.material import Parts
-from adapass.driver.recipe import Decisions
+from adapass.driver.recipe import Decisions, write_plan
+from adapass.driver.report import FrontPoint
 from adapass.errors import RecipeError
 from adapass.graph.tensors import tensor_bytes
 from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
-from adapass.search.pricing import Savings
 from adapass.search.trials import Candidate, Trials
 
 SEARCH_SHARE = 0.4
@@ -52,20 +54,20 @@ def evaluations(context: Context, parts: Parts, samples: Dataset) -> Evaluations
 def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Trials]:
     """Candidates, fastest first, and everything that was tried."""
     request, watch = context.request, context.stopwatch()
-    options = context.plain_options(context.clean)
+    options, deadline = context.plain_options(context.clean), context.time.search
     trials = Trials(
         evaluations=evaluations(context, parts, judge.samples),
         judge=judge,
         watch=watch,
+        predictor=Predictor(watch, options, may_measure=lambda _: not deadline.passed),
         build=options,
         allowed=SEARCH_SHARE * request.max_drop,
-        deadline=context.time.search,
+        deadline=deadline,
         progress=context.progress,
     )
     work = Search(
         trials=trials,
         families=context.families,
-        saving=Savings(watch, context.clean, options),
         rounds=request.effort.rounds,
         progress=context.progress,
         seed=request.seed,
@@ -99,6 +101,34 @@ def replay(context: Context, parts: Parts, judge: Judge, decisions: Decisions) -
     knobs = {name: np.asarray(numbers, np.float32) for name, numbers in decisions.knobs.items()}
     points = (OperatingPoint(knobs, frozenset(), 0.0, 0.0),) if knobs else ()
     return Candidate(decisions.plan, model, Cost(0.0, Trust.GUESS), 0.0, points)
+
+
+def front_of(
+    context: Context,
+    builds: Sequence[Build],
+    seconds: Mapping[str, float],
+    candidates: Sequence[Candidate],
+) -> list[FrontPoint]:
+    """Everything that was timed: the original, builds of finalists, and candidates that were not built."""
+    request, steps = context.request, context.steps
+    measured = ManifestTrust.MEASURED if context.device_present else ManifestTrust.MODELLED
+    front = [FrontPoint(ORIGINAL, seconds[ORIGINAL], measured, 0.0)]
+    for build in builds:
+        candidate = build.candidate
+        recipe = write_plan(request, steps, candidate.plan, build, _boldest(candidate))
+        front.append(FrontPoint(build.name, seconds[build.name], measured, candidate.loss, recipe))
+    raced = {id(build.candidate) for build in builds}
+    for candidate in candidates:
+        if id(candidate) not in raced:
+            recipe = write_plan(request, steps, candidate.plan, None, _boldest(candidate))
+            predicted = candidate.seconds.seconds
+            name = str(candidate.plan)
+            front.append(FrontPoint(name, predicted, ManifestTrust.MODELLED, candidate.loss, recipe))
+    return front
+
+
+def _boldest(candidate: Candidate) -> OperatingPoint | None:
+    return candidate.points[-1] if candidate.points else None
 
 
 def finalists(context: Context, candidates: Sequence[Candidate], decisions: Decisions | None) -> list[Build]:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from adapass.artifact.manifest import Latency
 from adapass.certify.bounds import Method
 from adapass.certify.power import data_message, smallest_budget
-from adapass.driver.choosing import clean_candidate, finalists, replay, search
-from adapass.driver.comparing import compared, final_build, modelled_original, shortfall
+from adapass.driver.choosing import clean_candidate, finalists, front_of, replay, search
+from adapass.driver.comparing import MOST_POINTS, final_build, modelled_original, shortfall
 from adapass.driver.context import Context
 from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.material import Parts
 from adapass.driver.outcome import Finding, hand_back
-from adapass.driver.proof import Proof, prove, sequence
+from adapass.driver.proof import Contestant, Proof, prove, sequence
 from adapass.driver.recipe import Decisions, write_plan
-from adapass.driver.report import Report, Result, Row
+from adapass.driver.replayed import compared_once
+from adapass.driver.report import FrontPoint, Report, Result, Row
 from adapass.driver.shipping import no_data_hint, ship
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
@@ -52,7 +53,7 @@ class Job:
             return self._planned(candidates)
         self._phase("race the finalists", 3)
         builds = finalists(self.context, candidates, decisions)
-        return self._finish(parts, builds, self._race(builds), notes)
+        return self._finish(parts, builds, self._race(builds), notes, candidates)
 
     def _unsupported_budget(self, parts: Parts) -> str | None:
         """Why the certify part cannot certify even a lossless result; said before anything long starts."""
@@ -94,11 +95,15 @@ class Job:
         )
 
     def _finish(
-        self, parts: Parts, builds: Sequence[Build], seconds: Mapping[str, float], notes: tuple[str, ...]
+        self,
+        parts: Parts,
+        builds: Sequence[Build],
+        seconds: Mapping[str, float],
+        notes: tuple[str, ...],
+        candidates: Sequence[Candidate],
     ) -> Result:
         """Prove the fastest build, with the fastest exact one in front of it; ship the last that passed."""
         self._phase("certify", 4)
-        judge = self.context.judge("certify", parts.certify)
         measured = self.context.device_present
         faster = [b for b in builds if not measured or seconds[b.name] < seconds[ORIGINAL]]
         if not faster:
@@ -108,10 +113,29 @@ class Job:
         exact = [b for b in faster if not b.candidate.plan.parts]
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
         limit = self.context.request.latency_target_seconds
-        proof = prove(self.context, sequence(fast, safest, limit), judge)
+        contestants = self._fitting(sequence(fast, safest, limit), len(parts.certify), seconds)
+        if not contestants:
+            reason = "the time limit leaves no time to certify anything; allow more"
+            return self._hand_back(reason, fast.candidate.plan, notes)
+        judge = self.context.judge("certify", parts.certify)
+        proof = prove(self.context, contestants, judge)
         if proof.certificate is None and not self.context.request.allow_uncertified:
             return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes)
-        return self._compare(proof, judge, seconds)
+        front = front_of(self.context, builds, seconds, candidates)
+        return self._compare(proof, judge, seconds, front)
+
+    def _fitting(
+        self, contestants: Sequence[Contestant], samples: int, seconds: Mapping[str, float]
+    ) -> list[Contestant]:
+        """As many steps of the sequence as there is time for, ends included; the original is run as well."""
+        if not self.context.device_present or self.context.request.time_limit_seconds is None:
+            return list(contestants)
+        each = max(seconds.values()) / self.context.request.batch
+        steps = self.context.time.proof_steps(samples, each, len(contestants) + 1) - 1
+        if steps >= len(contestants):
+            return list(contestants)
+        places = {round(i * (len(contestants) - 1) / max(steps - 1, 1)) for i in range(max(steps, 0))}
+        return [contestants[place] for place in sorted(places)]
 
     def _not_certified(self, proof: Proof) -> str:
         bound = (
@@ -122,15 +146,29 @@ class Job:
             f"{bound}; --max-drop {proof.reachable:.4f} is the nearest budget within reach"
         )
 
-    def _compare(self, proof: Proof, judge: Judge, seconds: Mapping[str, float]) -> Result:
+    def _compare(
+        self, proof: Proof, judge: Judge, seconds: Mapping[str, float], front: Sequence[FrontPoint]
+    ) -> Result:
         self._phase("compare with the original", 5)
         build = proof.contestant.build
         final = final_build(self.context, build, proof.contestant.point)
-        latency, ratio = compared(self.context, final)
-        if (reason := shortfall(self.context, latency, ratio)) is not None:
-            return self._hand_back(reason, build.candidate.plan, latency=latency)
+        limit = self.context.time.compare_seconds()
+        most = MOST_POINTS if limit is None else 1
+        found = compared_once(self.context, final, proof.steps, most_points=most, max_seconds=limit)
+        if (reason := shortfall(self.context, found.latency, found.ratio)) is not None:
+            return self._hand_back(reason, build.candidate.plan, latency=found.latency)
         self._phase("write", 6)
-        return ship(self.context, final, latency, ratio, proof=proof, judge=judge, race=seconds)
+        return ship(
+            self.context,
+            final,
+            found.latency,
+            found.ratio,
+            proof=proof,
+            judge=judge,
+            race=seconds,
+            front=front,
+            points=found.points,
+        )
 
     def _without_data(self, decisions: Decisions | None) -> Result:
         """Exact rewrites and build settings only, and a word on what data would unlock."""
@@ -143,7 +181,9 @@ class Job:
             return self._planned([best.candidate])
         self._phase("compare with the original", 5)
         final = final_build(self.context, best, None)
-        latency, ratio = compared(self.context, final)
+        limit = self.context.time.compare_seconds()
+        found = compared_once(self.context, final, (), most_points=1, max_seconds=limit)
+        latency, ratio = found.latency, found.ratio
         if (reason := shortfall(self.context, latency, ratio)) is not None:
             said = f"without data only exact rewrites and build settings were tried; {reason}"
             return self._hand_back(said, Plan(), hints, latency)

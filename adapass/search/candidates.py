@@ -23,7 +23,7 @@ from adapass.search.allocate import InfeasibleError
 from adapass.search.evaluations import one_setting_a_site
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
 from adapass.search.rounds import Rounds
-from adapass.search.statics import Saving, StaticOption, priced
+from adapass.search.statics import StaticOption, priced
 from adapass.search.trials import Candidate, Trials, tunes
 
 FIT_TIME_SHARE = 0.6
@@ -38,7 +38,6 @@ class Search:
 
     trials: Trials
     families: Sequence[BudgetedPass]
-    saving: Saving
     rounds: Rounds
     progress: Progress
     seed: int = 0
@@ -59,6 +58,7 @@ class Search:
 
     def _search(self) -> None:
         self.trials.clean()
+        self.trials.predictor.anchor(self._clean)
         statics = self._statics()
         rates = self._everything(statics)
         problem = JointProblem(statics, self._schedules(), rates, self._classes)
@@ -91,12 +91,12 @@ class Search:
             choices = () if tunes(step) else one_setting_a_site(step, self._clean)
             if choices:
                 damages = self.trials.evaluations.damages(step, choices)
-                options += priced(self._clean, step, choices, damages, self._timed_saving, self._pricing)
+                options += priced(self._clean, step, choices, damages, self._saving, self._pricing)
         return tuple(options)
 
-    def _timed_saving(self, changed: ir.Model, sites: Sequence[str]) -> float:
+    def _saving(self, changed: ir.Model) -> float:
         self.trials.deadline.check()
-        return self.saving(changed, sites)
+        return self.trials.predictor.saving(self._clean, changed).seconds
 
     def _pricing(self, done: int, total: int) -> None:
         self.progress.step(done, total, "price choices")
@@ -111,6 +111,7 @@ class Search:
             candidate = self.trials.try_plan(chosen.statics, None)
             rates = self._corrected(rates, chosen, candidate)
             if candidate is not None and candidate.loss <= self.trials.allowed:
+                self.trials.predictor.anchor(candidate.model)
                 break
             bound = min(SHRINK * bound, self.trials.allowed)
         return rates

@@ -13,9 +13,6 @@ from adapass.facts import FactCache
 from adapass.graph.tensors import tensor_bytes
 from adapass.graph.text import clone
 
-Saving = Callable[[ir.Model, Sequence[str]], float]
-"""From a changed model, and the sites it was changed at, to the seconds saved against the clean one."""
-
 
 @dataclass(frozen=True, slots=True)
 class StaticOption:
@@ -52,7 +49,7 @@ def priced(
     step: BudgetedPass,
     choices: Sequence[Choice],
     damages: Mapping[str, Damage],
-    saving: Saving,
+    saving: Callable[[ir.Model], float],
     report: Callable[[int, int], None],
 ) -> list[StaticOption]:
     """Every choice with its numbers; ``saving`` prices a changed model against the clean one.
@@ -65,12 +62,11 @@ def priced(
     stored = tensor_bytes(clean)
     for index, choice in enumerate(choices):
         changed = with_choices(clean, step, [choice])
-        alone.append(saving(changed, [choice.site]))
+        alone.append(saving(changed))
         freed.append(stored - tensor_bytes(changed))
         report(index + 1, len(choices))
     everything = one_a_site(choices)
-    together = saving(with_choices(clean, step, everything), [choice.site for choice in everything])
-    shares = _shared(alone, together)
+    shares = _shared(alone, saving(with_choices(clean, step, everything)))
     depth = site_depths(clean)
     return [
         StaticOption(step, choice, share, damages[choice.key], depth.get(choice.site, 0.0), free)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array, BudgetedPass, Feeds, OperatingPoint, Samples
 from adapass.cost.model import Cost
+from adapass.cost.predict import Predictor
 from adapass.generator import Options
 from adapass.progress import Progress
 from adapass.search.deadline import Deadline
@@ -42,6 +43,7 @@ class Trials:
     evaluations: Evaluations
     judge: Judge
     watch: Stopwatch
+    predictor: Predictor
     build: Options
     """The plain variant latencies are measured with."""
     allowed: float
@@ -110,8 +112,12 @@ class Trials:
         if not points:
             self.notes.append(f"{plan}: no setting of its knobs is both faster and within the budget")
             return None
-        trust = self.watch.seconds(self.evaluations.clean, self.build).trust
-        return Candidate(plan, model, Cost(points[-1].expected_seconds, trust), points[-1].loss, points)
+        boldest = points[-1]
+        expected = self.predictor.estimate(model, taken=_taken(boldest))
+        # A family adds up its own pieces; the predictor knows what the whole costs beside them.
+        factor = expected.seconds / boldest.expected_seconds
+        points = tuple(replace(p, expected_seconds=factor * p.expected_seconds) for p in points)
+        return Candidate(plan, model, Cost(expected.seconds, expected.trust), boldest.loss, points)
 
     def _keep(self, plan: Plan, candidate: Candidate) -> Candidate:
         self._tried[describe(plan)] = candidate
@@ -129,6 +135,14 @@ class Trials:
             fitted = self.evaluations.site_fits(knobs)
             choices = tuple(choice for choice in choices if choice.site in fitted)
         return Part(knobs, choices) if choices else None
+
+
+def _taken(point: OperatingPoint) -> npt.NDArray[np.int64] | None:
+    """Exits taken by as many samples as show the shares to a thousandth."""
+    if not point.leaves:
+        return None
+    counts = np.rint(1000.0 * np.asarray(point.leaves)).astype(np.int64)
+    return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
 
 def describe(plan: Plan) -> str:

@@ -88,6 +88,7 @@ def _point(record: ExitsRecord, setting: Setting) -> OperatingPoint:
         expected_seconds=setting.expected_seconds,
         loss=setting.loss,
         reach=_reach(record, setting),
+        leaves=tuple(float(share) for share in setting.shares),
         detail=MappingProxyType(
             {
                 "leave": [round(float(share), 4) for share in setting.shares],
