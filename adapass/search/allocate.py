@@ -46,8 +46,8 @@ PROVEN_EFFORT = Effort(relative_gap=0.0, nodes=20_000, cuts=20, tightenings=12)
 LARGE_EFFORT = Effort(relative_gap=1e-5, nodes=1_000, cuts=2, tightenings=12)
 """Predictions are good to a few percent; a gap of a thousandth of that is not worth minutes."""
 TIE_EFFORT = Effort(relative_gap=0.0, nodes=200, cuts=1, tightenings=0)
-"""To choose among equals. Where sums differ by rounding alone, as those of repeated blocks do, there is no end to
-them; hence one answer."""
+"""To choose among equals. Where sums differ by rounding alone, as those of repeated blocks do, there is no
+end to them; hence one answer."""
 
 
 class InfeasibleError(BudgetError):
@@ -79,10 +79,10 @@ def minimize_damage(
     limits: Mapping[str, float] | None = None,
     time_limit_seconds: float | None = None,
 ) -> Allocation:
-    """The least damage that saves at least ``min_saving`` and uses no more than ``limits`` of each resource.
+    """The least damage that saves at least ``min_saving`` and keeps within ``limits`` of each resource.
 
-    Raises ``InfeasibleError`` with the largest reachable saving, or with the smallest use of each resource where
-    the limits cannot be met.
+    Raises ``InfeasibleError`` with the largest reachable saving, or with the smallest use of each resource
+    where the limits cannot be met.
     """
     _check(min_saving, "min_saving", harmless=-np.inf)
     task = _Task(problem, limits or {}, time_limit_seconds)
@@ -112,10 +112,10 @@ def maximize_saving(
     limits: Mapping[str, float] | None = None,
     time_limit_seconds: float | None = None,
 ) -> Allocation:
-    """The largest saving that damages at most ``max_damage`` and uses no more than ``limits`` of each resource.
+    """The largest saving that damages at most ``max_damage`` and keeps within ``limits`` of each resource.
 
-    Raises ``InfeasibleError`` with the smallest reachable damage, or with the smallest use of each resource where
-    the limits cannot be met.
+    Raises ``InfeasibleError`` with the smallest reachable damage, or with the smallest use of each resource
+    where the limits cannot be met.
     """
     _check(max_damage, "max_damage", harmless=np.inf)
     task = _Task(problem, limits or {}, time_limit_seconds)

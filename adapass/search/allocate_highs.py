@@ -1,11 +1,11 @@
 """HiGHS on one 0/1 program: in full, or around the optimum of its relaxation.
 
 The relaxation (options may be chosen by halves) is solved in a fraction of the time and is nearly integral.
-Its reduced costs tell what any deviation costs at least. So all variables whose reduced cost is above a margin
-stay as the relaxation has them, and the rest, the core, is solved in integers. A solution that deviates
-elsewhere costs more than the relaxation plus the margin, which makes the smaller of that and the core's own
-bound a bound for the whole; the core grows until the gap is small enough. (The core idea for knapsack problems
-is Balas and Zemel's, 1980; for multiple-choice ones Pisinger's, 1995.)
+Its reduced costs tell what any deviation costs at least. So all variables whose reduced cost is above a
+margin stay as the relaxation has them, and the rest, the core, is solved in integers. A solution that
+deviates elsewhere costs more than the relaxation plus the margin, which makes the smaller of that and the
+core's own bound a bound for the whole; the core grows until the gap is small enough. (The core idea for
+knapsack problems is Balas and Zemel's, 1980; for multiple-choice ones Pisinger's, 1995.)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaled:
-    """Least ``cost · v`` with ``rows v <= upper``; the first ``options`` of v are binary, the rest in [0, 1]."""
+    """Least ``cost · v`` with ``rows v <= upper``; the first ``options`` of v are binary, the others not."""
 
     cost: Floats
     rows: sparse.csr_array
@@ -101,7 +101,7 @@ def in_full(program: Scaled, effort: Effort, low: Floats | float = 0.0, high: Fl
 
 
 def by_core(program: Scaled, effort: Effort) -> Answer:
-    """The best choice as far as ``effort`` goes, found in a small part of the program where that is enough."""
+    """The best choice as far as ``effort`` goes, found in a part of the program where that is enough."""
     with without_stray_lines():
         relaxed = _scipy.linprog(
             program.cost,
@@ -132,7 +132,7 @@ def by_core(program: Scaled, effort: Effort) -> Answer:
 
 
 def _better(best: Answer, found: Answer, outside: float) -> Answer:
-    """The cheaper of two, with the better bound; no choice out of the core of ``found`` is below ``outside``."""
+    """The cheaper of two, with the better bound; no choice beyond ``found``'s core is below ``outside``."""
     lower = max(best.lower, min(found.lower, outside))
     cheaper = found if found.cost < best.cost else best
     return Answer(cheaper.chosen, lower, cheaper.cost)

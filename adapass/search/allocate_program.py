@@ -6,13 +6,13 @@ Variables: one x per option, one z per interaction, where z = x_a x_b. Rows, all
 2. exclusions of a with options of slot B:  x_a + sum over them of x_b <= 1
 3. a needs one of some options:             x_a - sum over them of x_b <= 0
 4. z is at most either factor:              sum over options b of slot B of z_ab <= x_a, and the same for b
-5. z is at least what both make it:         sum over a of x_a + sum over b of x_b - sum over both of z_ab <= 1,
+5. z is at least what both make it:         sum over a of x_a + sum over b of x_b - sum over both of z <= 1,
    where all these a of one slot interact with all these b of another
 
-2 to 5 put together what one slot's options have in common. That is allowed because of 1, takes fewer rows, and
-leaves the relaxation far less room than one row a pair would: at 1 000 slots its optimum is 1e-5 away
-instead of 1e-3. With binary x, 4 and 5 leave z exactly one value, so interactions of either sign are exact
-and no z needs to be declared integral.
+2 to 5 put together what one slot's options have in common. That is allowed because of 1, takes fewer rows,
+and leaves the relaxation far less room than one row a pair would: at 1 000 slots its optimum is about 1e-5
+away instead of 1e-3. With binary x, 4 and 5 leave z exactly one value, so interactions of either sign are
+exact and no z needs to be declared integral.
 """
 
 from __future__ import annotations
