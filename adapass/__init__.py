@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from adapass.artifact.runtime import load_artifact as load_artifact
     from adapass.budgeted import BudgetedPass as BudgetedPass
     from adapass.budgeted import Choice as Choice
+    from adapass.budgeted import Damage as Damage
     from adapass.budgeted import Knob as Knob
+    from adapass.budgeted import OperatingPoint as OperatingPoint
     from adapass.budgeted import Proposal as Proposal
     from adapass.budgeted import Refusal as Refusal
     from adapass.budgeted import Samples as Samples
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
     from adapass.errors import ModelError as ModelError
     from adapass.errors import RecipeError as RecipeError
     from adapass.errors import TargetError as TargetError
+    from adapass.errors import TimeUpError as TimeUpError
     from adapass.errors import UsageError as UsageError
     from adapass.errors import VerificationError as VerificationError
+    from adapass.errors import WorkerError as WorkerError
     from adapass.facts import Fact as Fact
     from adapass.facts import FactCache as FactCache
     from adapass.graph.load import load_model as load
@@ -65,6 +69,7 @@ __all__ = [
     "BudgetError",
     "BudgetedPass",
     "Choice",
+    "Damage",
     "DataError",
     "Dataset",
     "Exactness",
@@ -75,6 +80,7 @@ __all__ = [
     "Knob",
     "LoadedArtifact",
     "ModelError",
+    "OperatingPoint",
     "Pass",
     "PassResult",
     "Pipeline",
@@ -89,8 +95,10 @@ __all__ = [
     "Samples",
     "Target",
     "TargetError",
+    "TimeUpError",
     "UsageError",
     "VerificationError",
+    "WorkerError",
     "__version__",
     "analyze",
     "load",
@@ -105,7 +113,16 @@ __all__ = [
 _MODULES = MappingProxyType(
     {
         "adapass.artifact.runtime": ("LoadedArtifact", "load_artifact"),
-        "adapass.budgeted": ("BudgetedPass", "Choice", "Knob", "Proposal", "Refusal", "Samples"),
+        "adapass.budgeted": (
+            "BudgetedPass",
+            "Choice",
+            "Damage",
+            "Knob",
+            "OperatingPoint",
+            "Proposal",
+            "Refusal",
+            "Samples",
+        ),
         "adapass.data": ("Dataset", "load_data"),
         "adapass.driver.analyze": ("Analysis", "analyze"),
         "adapass.driver.optimize": ("optimize",),
@@ -120,8 +137,10 @@ _MODULES = MappingProxyType(
             "ModelError",
             "RecipeError",
             "TargetError",
+            "TimeUpError",
             "UsageError",
             "VerificationError",
+            "WorkerError",
         ),
         "adapass.facts": ("Fact", "FactCache"),
         "adapass.graph.load": ("load_model",),

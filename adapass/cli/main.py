@@ -14,15 +14,17 @@ from adapass.cli.cache import cache_app
 from adapass.cli.demo import demo
 from adapass.cli.doctor import doctor
 from adapass.cli.guard import guarded
+from adapass.cli.monitor import monitor
 from adapass.cli.optimize import optimize
 from adapass.cli.passes import passes_app
+from adapass.cli.pick import pick
 from adapass.cli.run import run
 from adapass.cli.targets import targets_app
 from adapass.cli.verify import verify
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a bug; 2 something given is wrong; 3 nothing within the budget, the original is "
-    "returned; 4 a check of the numbers failed; 5 target not available; 130 interrupted."
+    "returned; 4 a check failed (numbers, or live traffic); 5 target not available; 130 interrupted."
 )
 
 app = typer.Typer(
@@ -63,6 +65,8 @@ _add(bench)
 _add(verify)
 _add(bisect)
 _add(run)
+_add(pick)
+_add(monitor)
 _add(doctor, needs_arguments=False)
 _add(demo, needs_arguments=False)
 app.add_typer(passes_app, name="passes")

@@ -51,20 +51,24 @@ def evaluations(context: Context, parts: Parts, samples: Dataset) -> Evaluations
     )
 
 
-def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Trials]:
-    """Candidates, fastest first, and everything that was tried."""
-    request, watch = context.request, context.stopwatch()
-    options, deadline = context.plain_options(context.clean), context.time.search
-    trials = Trials(
+def trials_of(context: Context, parts: Parts, judge: Judge) -> Trials:
+    """What tries plans; nothing was tried yet."""
+    options, watch, deadline = context.plain_options(context.clean), context.stopwatch(), context.time.search
+    return Trials(
         evaluations=evaluations(context, parts, judge.samples),
         judge=judge,
         watch=watch,
         predictor=Predictor(watch, options, may_measure=lambda _: not deadline.passed),
         build=options,
-        allowed=SEARCH_SHARE * request.max_drop,
+        allowed=SEARCH_SHARE * context.request.max_drop,
         deadline=deadline,
         progress=context.progress,
     )
+
+
+def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Trials]:
+    """Candidates, fastest first, and everything that was tried."""
+    trials, request = trials_of(context, parts, judge), context.request
     work = Search(
         trials=trials,
         families=context.families,
@@ -72,9 +76,7 @@ def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate
         progress=context.progress,
         seed=request.seed,
         target_seconds=request.latency_target_seconds,
-        max_bytes=None
-        if request.max_size_bytes is None
-        else request.max_size_bytes - tensor_bytes(context.clean),
+        max_bytes=_bytes_to_change(context),
     )
     return work.run(), trials
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from adapass.artifact.write import check_destination
@@ -126,6 +127,29 @@ def _run(
     scratch: Path,
     progress: Progress,
 ) -> Result:
+    with open_context(model, request, data, eval_data, scratch, progress) as context:
+        result = Job(context).run(None if recipe is None else read_plan(recipe))
+    context.store.clear()
+    return result
+
+
+@contextmanager
+def open_context(
+    model: ModelSource,
+    request: Request,
+    data: Source | None,
+    eval_data: Source | None,
+    scratch: Path,
+    progress: Progress,
+) -> Generator[Context]:
+    """Read and check everything, clean the model, and open what a run works with.
+
+    Raises:
+        InvalidInputError: model, data or options are wrong.
+        TargetError: the target is unknown.
+        VerificationError: a pass broke the model.
+
+    """
     started = TimePlan(time.monotonic(), request.time_limit_seconds)
     steps, families = split_passes(request)
     material = gather(model, request, data, eval_data, scratch)
@@ -141,7 +165,7 @@ def _run(
     watchers = [LogCounts(), ShowProgress(progress)]
     clean = steps.run(material.model, data=fit, observers=watchers, seed=request.seed).model
     with open_executor(workers=_workers(request, material), scheduler=request.scheduler) as executor:
-        context = Context(
+        yield Context(
             request,
             material,
             clean,
@@ -155,9 +179,6 @@ def _run(
             executor,
             _measurements(request, destination),
         )
-        result = Job(context).run(None if recipe is None else read_plan(recipe))
-    store.clear()
-    return result
 
 
 def _workers(request: Request, material: Material) -> int:

@@ -45,6 +45,8 @@ class Search:
     """Latency asked for: the safest plan that reaches it is tried as well."""
     max_bytes: float | None = None
     """Change of stored bytes allowed against the clean model."""
+    statics: tuple[StaticOption, ...] = ()
+    """What the static families offer; known once the search has run."""
 
     def run(self) -> list[Candidate]:
         try:
@@ -59,9 +61,9 @@ class Search:
     def _search(self) -> None:
         self.trials.clean()
         self.trials.predictor.anchor(self._clean)
-        statics = self._statics()
-        rates = self._everything(statics)
-        problem = JointProblem(statics, self._schedules(), rates, self._classes)
+        self.statics = self._priced()
+        rates = self._everything(self.statics)
+        problem = JointProblem(self.statics, self._schedules(), rates, self._classes)
         self._first_plans(problem)
         for _ in range(self.rounds.corrections):
             if not self._correct(problem):
@@ -85,7 +87,7 @@ class Search:
     def _baseline(self) -> float:
         return self.trials.found[0].seconds.seconds
 
-    def _statics(self) -> tuple[StaticOption, ...]:
+    def _priced(self) -> tuple[StaticOption, ...]:
         options: list[StaticOption] = []
         for step in self.families:
             choices = () if tunes(step) else one_setting_a_site(step, self._clean)

@@ -52,7 +52,8 @@ class Trials:
     progress: Progress
     found: list[Candidate] = field(default_factory=list[Candidate])
     notes: list[str] = field(default_factory=list[str])
-    _tried: dict[str, Candidate | None] = field(default_factory=dict[str, "Candidate | None"])
+    tried: dict[str, Candidate | None] = field(default_factory=dict[str, "Candidate | None"])
+    """By ``describe(plan)``; ``None``: too lossy, or its knobs do not pay."""
 
     def clean(self) -> Candidate:
         """The clean model itself."""
@@ -84,20 +85,20 @@ class Trials:
 
     def was_tried(self, statics: Sequence[StaticOption], knobs: BudgetedPass | None) -> bool:
         part = None if knobs is None else self._every_site(knobs)
-        return describe(plan_of(statics, part)) in self._tried
+        return describe(plan_of(statics, part)) in self.tried
 
     def _try(self, plan: Plan) -> Candidate | None:
-        if describe(plan) in self._tried:
-            return self._tried[describe(plan)]
+        if describe(plan) in self.tried:
+            return self.tried[describe(plan)]
         self.deadline.check()
         model = self.evaluations.fitted([plan])[0]
         if isinstance(model, str):
             self.notes.append(f"{plan} was dropped: it {model}")
-            self._tried[describe(plan)] = None
+            self.tried[describe(plan)] = None
             return None
         candidate = self._tuned(plan, model) if has_knobs(plan) else self._judged(plan, model)
         if candidate is None:
-            self._tried[describe(plan)] = None
+            self.tried[describe(plan)] = None
             return None
         return self._keep(plan, candidate)
 
@@ -120,7 +121,7 @@ class Trials:
         return Candidate(plan, model, Cost(expected.seconds, expected.trust), boldest.loss, points)
 
     def _keep(self, plan: Plan, candidate: Candidate) -> Candidate:
-        self._tried[describe(plan)] = candidate
+        self.tried[describe(plan)] = candidate
         self.found.append(candidate)
         if plan.parts:
             share = candidate.seconds.seconds / self.found[0].seconds.seconds

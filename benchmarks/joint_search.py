@@ -1,0 +1,247 @@
+"""The joint allocation against each family alone and against families one after the other.
+
+    python -m benchmarks.joint_search [minilm-sst2] [resnet56-cifar10]
+
+For every budget each strategy gets the same fits, the same search samples and the same loss to spend:
+
+    joint               one allocation over both families (what ``adapass optimize`` does)
+    quantize-8bit       precision alone
+    insert-exits        exits alone
+    precision, exits    8 bits for themselves first, exits with what is left of the budget
+    exits, precision    exits for themselves first, 8 bits with what is left
+
+The winners are built in every variant and timed in turns in one process; quality is taken on the certify part
+ of the evaluation data, which no strategy has seen. Needs an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from adapass.artifact.plain import PlainRunner
+from adapass.budgeted import Array, BudgetedPass, OperatingPoint
+from adapass.cost.measure import interleaved
+from adapass.driver.choosing import SEARCH_SHARE, trials_of
+from adapass.driver.context import Context
+from adapass.driver.finals import ORIGINAL, Build, at_point, build_all, knob_feeds
+from adapass.driver.optimize import open_context
+from adapass.driver.request import Request
+from adapass.generator import Runner
+from adapass.machine import fingerprint
+from adapass.progress import Silent
+from adapass.search.candidates import Search
+from adapass.search.judge import Judge, stack_outputs
+from adapass.search.trials import Candidate, SearchServices, Trials, tunes
+from benchmarks.harness import shared_folder, write_results
+
+DATA = {"minilm-sst2": "sst2", "resnet56-cifar10": "cifar10"}
+THREADS = 2
+BUDGETS = (0.005, 0.01, 0.02)
+ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a strategy ends with at one budget."""
+
+    strategy: str
+    budget: float
+    plan: str
+    seconds: float
+    search_loss: float
+    fresh_loss: float
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "strategy": self.strategy,
+            "budget": self.budget,
+            "plan": self.plan,
+            "seconds": self.seconds,
+            "search_loss": self.search_loss,
+            "fresh_loss": self.fresh_loss,
+        }
+
+
+def strategies(context: Context, trials: Trials, allowed: float) -> dict[str, Candidate | None]:
+    """The best candidate of each strategy that may lose ``allowed`` on the search samples."""
+    precision = [step for step in context.families if not tunes(step)]
+    knobs = [step for step in context.families if tunes(step)]
+    own = _fresh(trials, allowed)
+    return {
+        "joint": _searched(context, own, context.families),
+        "quantize-8bit": _searched(context, _fresh(trials, allowed), precision),
+        "insert-exits": _searched(context, _fresh(trials, allowed), knobs),
+        "precision, exits": _precision_first(context, _fresh(trials, allowed), precision, knobs),
+        "exits, precision": _exits_first(own),
+    }
+
+
+def _searched(context: Context, own: Trials, families: Sequence[BudgetedPass]) -> Candidate | None:
+    found = Search(own, families, context.request.effort.rounds, Silent()).run()
+    return next((c for c in found if c.plan.parts), None)
+
+
+def _precision_first(
+    context: Context, own: Trials, precision: Sequence[BudgetedPass], knobs: Sequence[BudgetedPass]
+) -> Candidate | None:
+    search = Search(own, precision, context.request.effort.rounds, Silent())
+    found = next((c for c in search.run() if c.plan.parts), None)
+    if found is None:
+        return None
+    keys = {choice.key for part in found.plan.parts for choice in part.choices}
+    body = [option for option in search.statics if option.choice.key in keys]
+    both = own.try_plan(body, knobs[0])
+    return own.trimmed(both) if both is not None else found
+
+
+def _exits_first(own: Trials) -> Candidate | None:
+    """Thresholds are settled on the clean model; then the fastest 8-bit part that stays within the budget.
+
+    ``own`` holds what the joint search tried, 8-bit parts of several sizes among it.
+    """
+    exits = [c for c in own.found if c.points and len(c.plan.parts) == 1]
+    if not exits:
+        return None
+    settled = min(exits, key=lambda c: c.seconds.seconds)
+    thresholds = settled.points[-1]
+    within: list[Candidate] = [settled]
+    for candidate in own.found:
+        if len(candidate.plan.parts) == 2 and candidate.plan.parts[0] == settled.plan.parts[0]:
+            turned = _turned(candidate, thresholds, own)
+            if turned.loss <= own.allowed:
+                within.append(turned)
+    return min(within, key=lambda c: c.seconds.seconds)
+
+
+def _turned(candidate: Candidate, point: OperatingPoint, trials: Trials) -> Candidate:
+    """The candidate at thresholds that were chosen for another model."""
+    services = SearchServices(trials.judge, trials.watch, trials.build, trials.deadline)
+    model = at_point(candidate.model, point)
+    loss = float(np.mean(services.losses(trials.evaluations.outputs(model))))
+    return replace(candidate, loss=loss, points=(replace(point, loss=loss),))
+
+
+def _fresh(trials: Trials, allowed: float) -> Trials:
+    """Nothing tried yet; fits and outputs are shared through the store."""
+    return replace(trials, allowed=allowed, found=[], notes=[], tried={})
+
+
+def measured(
+    context: Context, winners: Mapping[str, Candidate], judge: Judge, scratch: Path
+) -> dict[str, tuple[float, float]]:
+    """Seconds (of the fastest variant, all in turns) and loss on fresh samples, of the original too."""
+    builds = {name: _built(context, c, scratch / str(i)) for i, (name, c) in enumerate(winners.items())}
+    runners: dict[str, Runner] = {ORIGINAL: PlainRunner(context.material.path, threads=THREADS)}
+    try:
+        for name, own in builds.items():
+            for build in own:
+                runners[f"{name} {build.variant.name}"] = build.generator.load(build.folder, threads=THREADS)
+        contestants = {name: runner.run for name, runner in runners.items()}
+        timed = interleaved(contestants, context.feeds(2), rounds=ROUNDS, warmup=2)
+    finally:
+        for runner in runners.values():
+            runner.close()
+    found = {ORIGINAL: (timed[ORIGINAL].mean, 0.0)}
+    for name, own in builds.items():
+        seconds = {build.variant.name: timed[f"{name} {build.variant.name}"].mean for build in own}
+        best = min(own, key=lambda build: seconds[build.variant.name])
+        found[name] = (seconds[best.variant.name], _loss(best, judge))
+    return found
+
+
+def _built(context: Context, candidate: Candidate, folder: Path) -> list[Build]:
+    folder.mkdir(parents=True)
+    material = context.material
+    return build_all(
+        [candidate], material.generators, material.target, threads=THREADS, batch=1, scratch=folder
+    )
+
+
+def _loss(build: Build, judge: Judge) -> float:
+    point = build.candidate.points[-1] if build.candidate.points else None
+    output = build.candidate.model.graph.outputs[0].name or ""
+    runner = build.generator.load(build.folder, threads=THREADS)
+
+    def one(index: int) -> Array:
+        return runner.run(knob_feeds(judge.samples.feeds(index), point)).outputs[output]
+
+    try:
+        rows = stack_outputs(judge.samples, one)
+    finally:
+        runner.close()
+    return float(np.mean(judge.losses(rows)))
+
+
+def run_model(name: str, scratch: Path) -> list[Result]:
+    """All strategies at all budgets."""
+    model = shared_folder() / "models" / f"{name}.onnx"
+    fit, held_out = (shared_folder() / "data" / f"{DATA[name]}_{part}.npz" for part in ("fit", "eval"))
+    request = Request(threads=THREADS, max_drop=max(BUDGETS), output=scratch / f"{name}.adapass")
+    results: list[Result] = []
+    with open_context(model, request, fit, held_out, scratch, Silent()) as context:
+        parts = context.material.parts
+        assert parts is not None
+        search_judge = context.judge("search", parts.search)
+        trials = trials_of(context, parts, search_judge)
+        winners: dict[str, Candidate] = {}
+        for budget in BUDGETS:
+            for strategy, found in strategies(context, trials, SEARCH_SHARE * budget).items():
+                if found is not None:
+                    winners[f"{strategy} @ {budget}"] = found
+                    print(
+                        name,
+                        strategy,
+                        budget,
+                        found.plan,
+                        f"{1e3 * found.seconds.seconds:.3f} ms",
+                        flush=True,
+                    )
+        timed = measured(context, winners, context.judge("certify", parts.certify), scratch / "builds")
+        for key, candidate in winners.items():
+            strategy, _, budget_text = key.partition(" @ ")
+            seconds, fresh = timed[key]
+            plan = str(candidate.plan)
+            results.append(Result(strategy, float(budget_text), plan, seconds, candidate.loss, fresh))
+        results.append(Result(ORIGINAL, 0.0, "", timed[ORIGINAL][0], 0.0, 0.0))
+    return results
+
+
+def table(name: str, results: Sequence[Result]) -> str:
+    original = next(r.seconds for r in results if r.strategy == ORIGINAL)
+    head = f"{name} (original {1e3 * original:.3f} ms)"
+    rows = [
+        f"{r.strategy:18} budget {100 * r.budget:4.1f} points  {1e3 * r.seconds:7.3f} ms "
+        f"{r.seconds / original:5.2f}x  search {100 * r.search_loss:+5.2f}  "
+        f"fresh {100 * r.fresh_loss:+5.2f}  {r.plan}"
+        for r in sorted(results, key=lambda r: (r.budget, r.seconds))
+        if r.strategy != ORIGINAL
+    ]
+    return "\n".join([head, *rows])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The joint allocation against its alternatives.")
+    parser.add_argument("models", nargs="*", default=list(DATA))
+    wanted = parser.parse_args().models
+    found: dict[str, list[Result]] = {}
+    for name in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = run_model(name, Path(folder))
+    document = {
+        "machine": fingerprint(THREADS).to_json(),
+        "search_share": SEARCH_SHARE,
+        "models": {name: [r.to_json() for r in results] for name, results in found.items()},
+    }
+    write_results("joint_search", document, "\n\n".join(table(name, r) for name, r in found.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
