@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 STRAY = b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();"
 STDOUT = 1
@@ -20,7 +20,7 @@ _one_at_a_time = threading.Lock()
 
 
 @contextlib.contextmanager
-def without_stray_lines() -> Iterator[None]:
+def without_stray_lines() -> Generator[None, None, None]:
     """Hold standard output back meanwhile; then pass on all of it but the stray lines.
 
     What other threads print meanwhile comes late, and is not lost.
