@@ -16,7 +16,9 @@ from adapass.cli.output import print_json, print_line, print_note, print_table
 from adapass.errors import ArtifactError, DataError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from adapass.artifact import LoadedArtifact
     from adapass.artifact.manifest import Manifest
+    from adapass.budgeted import Samples
     from adapass.drift import Monitor, Reference
 
 STDIN = "-"
@@ -43,6 +45,10 @@ def monitor(
         float,
         typer.Option(help="Chance of an alarm, ever, on a stream without drift."),
     ] = 0.01,
+    point: Annotated[
+        str | None,
+        typer.Option(help="The operating point the samples ran at.", show_default="the artifact's default"),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per run, with --data.")] = 32,
     threads: Threads = None,
     as_json: Json = False,
@@ -58,13 +64,18 @@ def monitor(
         raise UsageError("--exits and --data were both given; give one of them")
     if exits is None and data is None and (state is None or not state.is_file()):
         raise UsageError("nothing to watch: give --exits FILE, --data PATH, or a --state file to report on")
-    reference = reference_of(read_artifact(artifact).manifest, str(artifact))
+    reference = reference_of(read_artifact(artifact).manifest, point, str(artifact))
     watch = _resumed(state, reference, false_alarm_rate) or _new(reference, false_alarm_rate)
     if exits is not None:
         with _saved_if_interrupted(watch, state if exits == STDIN else None), _opened(exits) as stream:
             _follow(watch, stream, exits)
     elif data is not None:
-        _run(watch, artifact, data, batch=batch, threads=threads, allow_code=allow_code)
+        from adapass.artifact import load_artifact
+        from adapass.cli.feeds import samples_for
+
+        samples = samples_for(artifact, data, seed=0, allow_code=allow_code)
+        with load_artifact(artifact, threads, point=point) as loaded:
+            _run(watch, loaded, samples, batch)
     if state is not None:
         save(watch, state)
     _report(watch, artifact, as_json=as_json)
@@ -74,29 +85,27 @@ def monitor(
         raise typer.Exit(int(ExitCode.VERIFICATION_FAILED))
 
 
-def reference_of(manifest: Manifest, where: str) -> Reference:
-    """The exits the artifact took on its certify samples.
+def reference_of(manifest: Manifest, point: str | None, where: str) -> Reference:
+    """The exits the artifact took on its certify samples, at its default operating point or another one.
 
     Raises:
-        UsageError: it has no exits, or nobody counted them.
+        UsageError: it has no exits, nobody counted them, or there is no such point.
         ArtifactError: the shares are not those of its certify samples.
 
     """
-    from adapass.drift import Reference
+    from adapass.artifact.points import find_point
+    from adapass.drift.expected import exit_reference
 
-    certificate, quality = manifest.certificate or {}, manifest.quality
-    samples = certificate.get("samples", quality.samples if quality else None)
-    position = certificate.get("position", 0)
-    if manifest.exits is None:
-        raise UsageError(f"{where} has no early exits, or none that were counted; there is nothing to watch")
-    if not isinstance(samples, int) or not isinstance(position, int):
-        raise UsageError(
-            f"{where} does not say on how many samples its exits were counted; rebuild it with --eval data"
-        )
+    name = None if point is None else find_point(manifest, point, where).name
     try:
-        return Reference.from_shares(manifest.exits.shares, samples, position)
+        reference = exit_reference(manifest, name)
     except UsageError as error:
         raise ArtifactError(f"{where}: {error}") from error
+    if reference is None:
+        raise UsageError(
+            f"{where} has no early exits, or none that were counted on known data; there is nothing to watch"
+        )
+    return reference
 
 
 def save(watch: Monitor, path: Path) -> None:
@@ -194,20 +203,14 @@ def _follow(watch: Monitor, stream: IO[bytes], name: str) -> None:
                 return
 
 
-def _run(
-    watch: Monitor, artifact: Path, data: str, *, batch: int, threads: int | None, allow_code: bool
-) -> None:
-    from adapass.artifact import load_artifact
-    from adapass.cli.feeds import samples_for
-
-    samples = samples_for(artifact, data, seed=0, allow_code=allow_code)
-    with load_artifact(artifact, threads) as loaded:
-        for start in range(0, len(samples), batch):
-            loaded.run(samples.batch(range(start, min(start + batch, len(samples)))))
-            taken = loaded.stats.exits
-            if taken is None:
-                raise UsageError(f"{artifact} does not tell which exits it took; there is nothing to watch")
-            watch.observe(taken)
+def _run(watch: Monitor, loaded: LoadedArtifact, samples: Samples, batch: int) -> None:
+    for start in range(0, len(samples), batch):
+        loaded.run(samples.batch(range(start, min(start + batch, len(samples)))))
+        taken = loaded.stats.exits
+        if taken is None:
+            folder = loaded.artifact.folder
+            raise UsageError(f"{folder} does not tell which exits it took; there is nothing to watch")
+        watch.observe(taken)
 
 
 def _report(watch: Monitor, artifact: Path, *, as_json: bool) -> None:

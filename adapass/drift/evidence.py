@@ -20,8 +20,8 @@ Floats = npt.NDArray[np.float64]
 CONCENTRATIONS = (32.0,)
 """Samples' worth of faith in the reference, one prior each: small ones expect large drifts.
 
-Tried: none, 256 alone, 16 with 256, 8 with 512, three and four from 4 to 2,048. Medians differed by some 10 %;
-32 alone was the best or next to it for drifts of 30 %."""
+Tried: none, 256 alone, 16 with 256, 8 with 512, three and four from 4 to 2,048. Medians differed by some
+10 %; 32 alone was the best or next to it for drifts of 30 %."""
 
 
 def priors(counts: Floats) -> Floats:
@@ -40,7 +40,7 @@ def log_mixture(counts: Floats, prior: Floats) -> Floats:
     """
     each: Floats = special.gammaln(counts[..., None, :] + prior) - special.gammaln(prior)
     total, weight = counts.sum(axis=-1, keepdims=True), prior.sum(axis=-1)
-    whole: Floats = special.gammaln(total + weight) - special.gammaln(weight)
+    whole = np.asarray(special.gammaln(total + weight) - special.gammaln(weight), np.float64)
     parts: Floats = np.asarray(each.sum(axis=-1) - whole, np.float64)
     return np.asarray(np.logaddexp.reduce(parts, axis=-1) - np.log(prior.shape[-2]), np.float64)
 

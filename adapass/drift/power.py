@@ -25,6 +25,7 @@ LogBest = Callable[[Floats, Integers], Floats]
 """Largest log likelihood over the region of each run: counts [N, categories], runs [N]."""
 
 TINY_SHARE = 1e-300
+LARGEST_LOG = 600.0
 
 
 def samples_to_alarm(
@@ -74,28 +75,33 @@ def first_alarms(stream: Integers, reference: Floats, best: LogBest, false_alarm
 
     ``stream`` is [blocks, runs, categories], ``reference`` the counts of each run [runs, categories].
     """
-    total = np.concatenate([np.zeros_like(stream[:1]), stream.cumsum(axis=0)])
-    needed = math.log(2 / false_alarm_rate)
-    log_shares = np.log(np.maximum(reference / reference.sum(axis=-1, keepdims=True), TINY_SHARE))
+    # Runs last: sums over few categories are then sums of long rows.
+    total = np.zeros((len(stream) + 1, stream.shape[2], stream.shape[1]), np.int32)
+    stream.transpose(0, 2, 1).cumsum(axis=0, out=total[1:])
+    table = _xlogx(np.arange(BLOCK * len(stream) + 1, dtype=np.float64))
+    needed = 2 / false_alarm_rate
+    log_shares = np.log(np.maximum(reference / reference.sum(axis=-1, keepdims=True), TINY_SHARE)).T
     prior = priors(reference)
     runs = len(reference)
     found: Integers = np.zeros(runs, np.int64)
     alive: Integers = np.arange(runs, dtype=np.int64)
     for now in range(1, len(total)):
         begin = starts(now)
-        belief = log_belief(begin)
-        seen = (total[now][alive] - total[begin][:, alive]).astype(np.float64)
+        seen = (total[now] - total[begin])[:, :, alive]
         # No mixture is above the likelihood of the stretch's own shares.
-        own = _xlogx(seen).sum(axis=-1) - _xlogx(seen.sum(axis=-1))
-        most: Floats = belief[:, None] + own - (seen * log_shares[alive]).sum(axis=-1)
-        evidence = np.full(most.shape, -np.inf)
-        window, run = np.nonzero(most >= needed - math.log(len(begin)))
-        if len(run) == 0:
-            continue
-        bound = best(seen[window, run], alive[run])
-        exact = log_mixture(seen[window, run], prior[alive[run]]) - bound
-        evidence[window, run] = belief[window] + exact
-        raised = np.logaddexp.reduce(evidence, axis=0) >= needed
+        own = table[seen].sum(axis=1) - table[BLOCK * (now - begin), None]
+        belief = log_belief(begin)[:, None]
+        evidence = np.asarray(belief + own - (seen * log_shares[:, alive]).sum(axis=1), np.float64)
+        loose = np.ones(evidence.shape, np.bool_)
+        # First the stretches that might reach the threshold alone, then all that might together.
+        for enough in (math.log(needed / len(begin)), -math.inf):
+            hopeful = _total(evidence) >= needed
+            window, run = np.nonzero(loose & hopeful & (evidence >= enough))
+            counts, which = seen[window, :, run].astype(np.float64), alive[run]
+            exact = log_mixture(counts, prior[which]) - best(counts, which)
+            evidence[window, run] = belief[window, 0] + exact
+            loose[window, run] = False
+        raised = _total(evidence) >= needed
         found[alive[raised]] = now
         alive = alive[~raised]
         if len(alive) == 0:
@@ -105,3 +111,8 @@ def first_alarms(stream: Integers, reference: Floats, best: LogBest, false_alarm
 
 def _xlogx(values: Floats) -> Floats:
     return np.asarray(special.xlogy(values, values), np.float64)
+
+
+def _total(evidence: Floats) -> Floats:
+    """Sum over stretches, the first axis, of what comes as logarithms; cut off far above any threshold."""
+    return np.asarray(np.exp(np.minimum(evidence, LARGEST_LOG)).sum(axis=0), np.float64)
