@@ -27,6 +27,7 @@ from adapass.search.allocate import (
     minimize_damage,
 )
 from adapass.search.allocate_problem import Implication
+from adapass.search.allocate_reduce import useful_options
 
 SECONDS, DAMAGE, BYTES = 1e-5, 1e-6, 1e6
 TICK = 2.0**-24
@@ -248,6 +249,24 @@ def test_choosing_nothing_is_an_allocation() -> None:
         assert [a.chosen for a in front(problem, steps=3)] == [()]
 
 
+def test_leaves_out_what_is_never_worth_choosing() -> None:
+    options = (
+        Option("best", "s", 2.0, 1.0),
+        Option("equal", "s", 2.0, 1.0),
+        Option("worse", "s", 1.0, 1.0, {"bytes": -1.0}),
+        Option("harmful", "t", -1.0, 0.0),
+        Option("needed", "t", -1.0, 1.0),
+    )
+    problem = Problem(options, implications=(("best", "needed"),))
+
+    def kept(limited: set[str]) -> list[str]:
+        return [option.key for option in useful_options(problem, limited)]
+
+    assert kept(set()) == ["best", "equal", "needed"]
+    assert kept({"bytes"}) == ["best", "equal", "worse", "needed"]
+    assert [o.key for o in useful_options(Problem(options), ())] == ["best"]
+
+
 def test_takes_what_helps_for_nothing() -> None:
     problem = Problem((Option("helps", "s", 0.0, -1e-6), Option("hurts", "t", 0.0, 1e-6)))
 
@@ -266,7 +285,10 @@ def test_a_bound_holds_where_the_solver_would_let_it_slip() -> None:
     """Less than HiGHS's tolerance short of the bound, and cheaper."""
     options = (Option("short", "s", 1e-5 * (1 - 1e-12), 1e-6), Option("enough", "s", 1e-5, 2e-6))
 
-    assert minimize_damage(Problem(options), min_saving=1e-5).chosen == ("enough",)
+    found = minimize_damage(Problem(options), min_saving=1e-5)
+
+    assert found.chosen == ("enough",)
+    assert found.proven
 
 
 def test_small_differences_next_to_large_numbers_count() -> None:
