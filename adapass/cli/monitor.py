@@ -11,14 +11,13 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from adapass.cli.options import AllowCode, Json, Quiet, Threads, Verbose
+from adapass.cli.options import Json, Quiet, Threads, Verbose
 from adapass.cli.output import print_json, print_line, print_note, print_table
 from adapass.errors import ArtifactError, DataError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from adapass.artifact import LoadedArtifact
     from adapass.artifact.manifest import Manifest
-    from adapass.budgeted import Samples
     from adapass.drift import Monitor, Reference
 
 STDIN = "-"
@@ -35,7 +34,8 @@ def monitor(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Run the artifact on this data instead.")
+        Path | None,
+        typer.Option(metavar="NPZ", help="Run the artifact on arrays named like its inputs instead."),
     ] = None,
     state: Annotated[
         Path | None,
@@ -52,7 +52,6 @@ def monitor(
     batch: Annotated[int, typer.Option(min=1, help="Samples per run, with --data.")] = 32,
     threads: Threads = None,
     as_json: Json = False,
-    allow_code: AllowCode = False,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
 ) -> None:
@@ -63,7 +62,7 @@ def monitor(
     if exits is not None and data is not None:
         raise UsageError("--exits and --data were both given; give one of them")
     if exits is None and data is None and (state is None or not state.is_file()):
-        raise UsageError("nothing to watch: give --exits FILE, --data PATH, or a --state file to report on")
+        raise UsageError("nothing to watch: give --exits FILE, --data NPZ, or a --state file to report on")
     reference = reference_of(read_artifact(artifact).manifest, point, str(artifact))
     watch = _resumed(state, reference, false_alarm_rate) or _new(reference, false_alarm_rate)
     if exits is not None:
@@ -71,11 +70,9 @@ def monitor(
             _follow(watch, stream, exits)
     elif data is not None:
         from adapass.artifact import load_artifact
-        from adapass.cli.feeds import samples_for
 
-        samples = samples_for(artifact, data, seed=0, allow_code=allow_code)
         with load_artifact(artifact, threads, point=point) as loaded:
-            _run(watch, loaded, samples, batch)
+            _run(watch, loaded, data, batch)
     if state is not None:
         save(watch, state)
     _report(watch, artifact, as_json=as_json)
@@ -203,9 +200,22 @@ def _follow(watch: Monitor, stream: IO[bytes], name: str) -> None:
                 return
 
 
-def _run(watch: Monitor, loaded: LoadedArtifact, samples: Samples, batch: int) -> None:
-    for start in range(0, len(samples), batch):
-        loaded.run(samples.batch(range(start, min(start + batch, len(samples)))))
+def _run(watch: Monitor, loaded: LoadedArtifact, data: Path, batch: int) -> None:
+    """Run what is in the archive under the names of the inputs; anything else (labels) is left out.
+
+    Raises:
+        DataError: an input is missing or does not fit, or the inputs have different numbers of samples.
+
+    """
+    from adapass.data.archive import read_npz
+
+    names = {port.name for port in loaded.inputs if not port.optional}
+    arrays = {name: array for name, array in read_npz(data).items() if name in names}
+    counts = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{data}: inputs have different numbers of samples: {counts}; one number expected")
+    for start in range(0, max(counts.values(), default=1), batch):
+        loaded.run({name: array[start : start + batch] for name, array in arrays.items()})
         taken = loaded.stats.exits
         if taken is None:
             folder = loaded.artifact.folder

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the artifact's runtime imports this module
 
 
 def exit_reference(manifest: Manifest, point: str | None = None) -> Reference | None:
-    """The reference of the default operating point, or of ``point`` (``p0``; no alias); ``None`` without counts.
+    """The reference of the default operating point, or of ``point`` (a name, no alias); ``None``: not known.
 
     Raises:
         UsageError: the shares are not those of the certify samples.

@@ -132,10 +132,12 @@ def test_goes_on_from_the_state_as_if_there_had_been_no_break(artifact: Path, tm
     text, state = lines((0.55, 0.3, 0.15), 301), tmp_path / "state.json"
     whole = json.loads(call(artifact, "--exits", "-", "--json", text=text).stdout)
 
-    for start in range(0, len(text), 100):
-        part = call(artifact, "--exits", "-", "--state", state, "--json", text=text[start : start + 100])
+    parts = [
+        call(artifact, "--exits", "-", "--state", state, "--json", text=text[start : start + 100])
+        for start in range(0, len(text), 100)
+    ]
 
-    assert json.loads(part.stdout) == whole
+    assert json.loads(parts[-1].stdout) == whole
     assert whole["evidence"] > 1
     assert json.loads(call(artifact, "--state", state, "--json").stdout) == whole
     assert not list(tmp_path.glob("*.partial"))
@@ -171,12 +173,21 @@ def test_refuses_a_state_of_something_else(artifact: Path, tmp_path: Path) -> No
 
 def test_runs_the_artifact_on_data(artifact: Path, tmp_path: Path) -> None:
     x = np.where(np.random.default_rng(0).random(70) < 0.25, 1, -1).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x=x)
+    np.savez(tmp_path / "data.npz", x=x, labels=np.zeros(70, np.int64))
 
     result = call(artifact, "--data", tmp_path / "data.npz", "--json", "--batch", 32)
 
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["counts"] == [int((x < 0).sum()), int((x > 0).sum()), 0]
+
+
+def test_data_without_the_inputs_is_refused(artifact: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", labels=np.zeros(70, np.int64))
+
+    result = call(artifact, "--data", tmp_path / "data.npz")
+
+    assert result.exit_code == 2
+    assert "input 'x' is missing" in result.stderr
 
 
 @pytest.mark.parametrize(
