@@ -116,11 +116,12 @@ def _row(point: Point) -> tuple[str, ...]:
 
 def _plan_row(number: int, entry: Entry) -> tuple[object, ...]:
     taken, loss = entry.get("seconds"), entry.get("search_loss")
+    trust = f" ({entry['trust']})" if "trust" in entry else ""
     words = [word for word in ("chosen", "certified") if entry.get(word) is True]
     return (
         number,
         entry.get("name", ""),
-        f"{1e3 * taken:.3f} ms" if isinstance(taken, float) else "",
+        f"{1e3 * taken:.3f} ms{trust}" if isinstance(taken, float) else "",
         f"{100 * loss:+.2f} points" if isinstance(loss, float) else "",
         ", ".join(words),
         "yes" if entry.get("recipe") else "",

@@ -24,7 +24,7 @@ def sampled(metric: Metric, count: int, share: float, seed: int) -> Losses:
     return Losses(np.where(hit, np.where(random.random(count) < 0.6, 1.0, -1.0) * sizes, 0.0), metric)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     metric=st.sampled_from(METRICS),
     count=st.integers(20, 400),

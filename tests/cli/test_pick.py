@@ -59,7 +59,14 @@ def test_lists_points_and_what_was_measured(command: Invoke, served: Served, tmp
     result = command(served.folder, "--list")
 
     assert result.exit_code == 0
-    for words in ("p0 = safe", "p2 = balanced", "default", "(modelled)", "chosen, certified", "another"):
+    for words in (
+        "p0 = safe",
+        "p2 = balanced",
+        "default",
+        "(modelled)",
+        "chosen, certified",
+        "0.150 ms (modelled)",
+    ):
         assert words in result.stdout
     assert list(tmp_path.iterdir()) == []
 
