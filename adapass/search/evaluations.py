@@ -24,6 +24,7 @@ from adapass.progress import Progress
 from adapass.search import tasks
 from adapass.search.deadline import Deadline
 from adapass.search.plan import Part, Plan
+from adapass.search.point_files import Points
 from adapass.search.store import Entry, Store
 
 SITES_EACH = 3
@@ -100,6 +101,10 @@ class Evaluations:
         key = f"{digest(model)}|{self.fingerprint}"
         entries = [self.store.array("outputs", f"{key}|{index}") for index in range(len(rows))]
         return np.concatenate(self._run(tasks.run_samples, made, entries, "run on the search samples"))
+
+    def points(self, model: ir.Model, how: str) -> Entry[Points]:
+        """Where the operating points of a fitted model are kept, by how they were tuned."""
+        return self.store.points("points", f"{digest(model)}|{self.fingerprint}|{how}")
 
     def _plan_task(self, plan: Plan) -> tasks.PlanTask:
         fits = {

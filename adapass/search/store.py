@@ -21,10 +21,11 @@ import numpy as np
 
 from adapass.budgeted import Array
 from adapass.graph.packed import FILE, PackedModel
+from adapass.search.point_files import Points, read_points, write_points
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 64 << 20
-DAMAGED = (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile)
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, BadZipFile)
 """What reading a damaged entry raises: files of another program, cut short, or of another version."""
 
 
@@ -86,6 +87,10 @@ class Store:
     def fits(self, kind: str, key: str) -> Entry[Fits]:
         """Arrays by site and name."""
         return Entry(self._path(kind, key, ".npz"), _read_fits, _write_fits)
+
+    def points(self, kind: str, key: str) -> Entry[Points]:
+        """Operating points of a fitted model."""
+        return Entry(self._path(kind, key, ".json"), read_points, write_points)
 
     def packed(self, kind: str, key: str) -> Entry[PackedModel | str]:
         """A model, or a text that says why there is none."""

@@ -108,8 +108,10 @@ class Trials:
         return Candidate(plan, model, self.watch.seconds(model, self.build), loss)
 
     def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
+        step = plan.parts[0].step
         services = SearchServices(self.judge, self.watch, self.build, self.deadline)
-        points = plan.parts[0].step.tune(model, services, self.allowed)
+        entry = self.evaluations.points(model, f"{step}|{self.allowed}")
+        points = entry.get(lambda: step.tune(model, services, self.allowed))
         if not points:
             self.notes.append(f"{plan}: no setting of its knobs is both faster and within the budget")
             return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapass.budgeted import Array, Choice
+from adapass.budgeted import Array, Choice, OperatingPoint
 from adapass.certify.losses import Metric, losses
 from adapass.errors import RecipeError
 from adapass.graph.digest import digest, structure_key
@@ -128,6 +128,29 @@ def test_the_store_keeps_what_the_search_works_out(tmp_path: Path) -> None:
     assert store.packed("fitted", "k").read() == packed
     assert store.packed("fitted", "no").read() == "loses too much"
     assert store.packed("fitted", "other").read() is None
+
+
+def test_operating_points_survive_the_store(tmp_path: Path) -> None:
+    knobs = {"t": np.asarray([0.5, np.inf], np.float32)}
+    point = OperatingPoint(
+        knobs, frozenset({"b", "a"}), 0.1, -0.01, ((0.5, 0.25),), (0.75, 0.0, 0.25), {"leave": [0.75]}
+    )
+    entry = Store(tmp_path / "work").points("points", "k")
+    entry.write((point,))
+    again = entry.read()
+
+    assert again is not None
+    assert again[0].knobs["t"].dtype == np.float32
+    np.testing.assert_array_equal(again[0].knobs["t"], knobs["t"])
+    assert (again[0].sites, again[0].reach, again[0].leaves) == (point.sites, point.reach, point.leaves)
+    assert (again[0].expected_seconds, again[0].loss, dict(again[0].detail)) == (
+        0.1,
+        -0.01,
+        {"leave": [0.75]},
+    )
+    assert entry.path is not None
+    entry.path.write_text('[{"knobs": []}]')
+    assert entry.read() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"a": ["x", null]}'])
