@@ -9,7 +9,7 @@ The model is cut into pieces (``cost.pieces``). A call costs
 Pieces of equal structure share one measurement, so of the 27 blocks of a network some seven are measured.
 Alone, a piece finds its weights in the caches; in a whole model the others have pushed them out. That is
 corrected by factors from models that were measured whole and by half (``anchor``), by batch size, precision
-and bytes of weights: on one machine 42 MB of float weights cost a third more than their pieces, 21 MB nothing.
+and bytes of weights: on one machine 42 MB of float weights cost a third more than their pieces, 21 MB none.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class Predictor:
                 found = self._section(prices, layout, section.pieces, rows, touched)
                 found += self._entering(prices, model, layout, index, rows)
                 total += found.widened(_sampling_error(share, taken))
-        return total.widened(BASE_SPREAD + (0.0 if prices.batch in self._anchors else UNANCHORED_SPREAD))
+        total = total.widened(BASE_SPREAD + (0.0 if prices.batch in self._anchors else UNANCHORED_SPREAD))
+        return replace(total, low=max(0.0, total.low))
 
     def saving(
         self, model: ir.Model, changed: ir.Model, *, taken: Exits | None = None, batch: int | None = None
@@ -161,6 +162,7 @@ class Predictor:
             )
         prices = self._prices[size]
         prices.may_measure, prices.calibration = self.may_measure, self.calibration
+        prices.tolerance = self.tolerance
         return prices
 
     def _feeds(self, batch: int) -> Sequence[Feeds]:

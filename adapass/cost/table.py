@@ -102,7 +102,7 @@ class RegionTable:
                 rounds=ROUNDS,
                 warmup=WARMUP,
                 discard=WARMUP,
-                max_seconds=None if self.max_seconds is None else self.max_seconds * len(contestants),
+                max_seconds=self.max_seconds,
                 clock=self.clock,
             )
         found = {name: timing.mean for name, timing in timings.items()}

@@ -1,0 +1,53 @@
+"""The price of leaving: tiny models that run, and slopes over the number of exits."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from adapass.budgeted import Feeds
+from adapass.cost.model import Cost, Trust
+from adapass.cost.overheads import NARROW, empty_model, measure_overhead, tiny_feed, tiny_model
+from adapass.execution import Session
+from adapass.lowering.branches import lower_to_if
+from adapass.ops import EXIT_INDEX, read_exits
+
+
+@pytest.mark.parametrize("exits", [1, 4])
+def test_one_row_leaves_at_each_exit(exits: int) -> None:
+    model = tiny_model(exits, 8, NARROW)
+
+    taken = Session(lower_to_if(model)).run(tiny_feed(8, NARROW))[EXIT_INDEX]
+
+    assert sorted(taken.tolist()) == [*range(exits), *[exits] * (8 - exits)]
+
+
+def test_a_single_row_never_leaves() -> None:
+    taken = Session(tiny_model(4, 1, NARROW)).run(tiny_feed(1, NARROW))[EXIT_INDEX]
+
+    assert taken.tolist() == [4]
+
+
+def test_the_empty_model_runs() -> None:
+    (found,) = Session(empty_model(3)).run(tiny_feed(3, NARROW)).values()
+
+    np.testing.assert_array_equal(found, tiny_feed(3, NARROW)["x"])
+
+
+def test_fixed_and_carried_costs_are_told_apart() -> None:
+    def measure(model: ir.Model, feed: Feeds) -> Cost:
+        exits = len(read_exits(model))
+        return Cost(1e-5 + exits * (2e-5 + 1e-9 * feed["x"].nbytes), Trust.MEASURED)
+
+    found = measure_overhead(measure, batch=8)
+
+    assert found.fixed_seconds == pytest.approx(2e-5)
+    assert found.seconds_per_byte == pytest.approx(1e-9)
+    assert found.of(1000) == pytest.approx(2e-5 + 1e-6)
+
+
+def test_noise_never_makes_leaving_cheaper_than_free() -> None:
+    found = measure_overhead(lambda model, _: Cost(1.0 / len(read_exits(model)), Trust.MEASURED), batch=1)
+
+    assert (found.fixed_seconds, found.seconds_per_byte) == (0.0, 0.0)
