@@ -41,11 +41,14 @@ def output_shapes(model: ir.Model) -> tuple[tuple[Dim, ...] | None, ...]:
 def max_batch(specs: tuple[InputSpec, ...]) -> int | None:
     """1 for a model whose batch axis is fixed to 1, ``None`` for one that takes any batch.
 
+    Inputs with a default (run-time knobs) have no batch axis and do not count.
+
     Raises:
         DataError: the batch is fixed to something else, so that no single sample can be run.
 
     """
-    fixed = {spec.shape[0]: spec.name for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
+    samples = [spec for spec in specs if not spec.has_default]
+    fixed = {spec.shape[0]: spec.name for spec in samples if spec.shape and isinstance(spec.shape[0], int)}
     for size, name in fixed.items():
         if size != 1:
             raise DataError(

@@ -12,6 +12,7 @@ from adapass.driver.choosing import clean_candidate, finalists, front_of, replay
 from adapass.driver.comparing import MOST_POINTS, final_build, modelled_original, shortfall
 from adapass.driver.context import Context
 from adapass.driver.finals import ORIGINAL, Build, race_once
+from adapass.driver.front import front_entries
 from adapass.driver.material import Parts
 from adapass.driver.outcome import Finding, hand_back
 from adapass.driver.proof import Contestant, Proof, prove, sequence
@@ -119,9 +120,9 @@ class Job:
             return self._hand_back(reason, fast.candidate.plan, notes)
         judge = self.context.judge("certify", parts.certify)
         proof = prove(self.context, contestants, judge)
-        if proof.certificate is None and not self.context.request.allow_uncertified:
-            return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes)
         front = front_of(self.context, builds, seconds, candidates)
+        if proof.certificate is None and not self.context.request.allow_uncertified:
+            return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes, front=front)
         return self._compare(proof, judge, seconds, front)
 
     def _fitting(
@@ -156,7 +157,7 @@ class Job:
         most = MOST_POINTS if limit is None else 1
         found = compared_once(self.context, final, proof.steps, most_points=most, max_seconds=limit)
         if (reason := shortfall(self.context, found.latency, found.ratio)) is not None:
-            return self._hand_back(reason, build.candidate.plan, latency=found.latency)
+            return self._hand_back(reason, build.candidate.plan, latency=found.latency, front=front)
         self._phase("write", 6)
         return ship(
             self.context,
@@ -191,14 +192,25 @@ class Job:
         return ship(self.context, final, latency, ratio, race=seconds, hints=hints)
 
     def _hand_back(
-        self, reason: str, plan: Plan, hints: Sequence[str] = (), latency: Latency | None = None
+        self,
+        reason: str,
+        plan: Plan,
+        hints: Sequence[str] = (),
+        latency: Latency | None = None,
+        front: Sequence[FrontPoint] = (),
     ) -> Result:
         self._phase("write", 6)
         context = self.context
         recipe = write_plan(context.request, context.steps, plan, None, None)
         if context.request.dry_run:
             return Result(None, Report((), (reason, *hints)), recipe)
-        finding = Finding(recipe=recipe, task="unknown", latency=latency, messages=tuple(hints))
+        finding = Finding(
+            recipe=recipe,
+            task="unknown",
+            latency=latency,
+            messages=tuple(hints),
+            pareto=front_entries(front),
+        )
         return hand_back(context.material, context.destination, finding, reason)
 
     def _phase(self, name: str, index: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from adapass.budgeted import Array, Choice, OperatingPoint
@@ -42,7 +43,7 @@ def test_damage_adds_up_over_independent_changes() -> None:
     logits = random.normal(size=(4000, 3))
     one, other = (0.05 * random.normal(size=logits.shape) for _ in range(2))
 
-    def additive(change: Array, *, classes: bool) -> float:
+    def additive(change: npt.NDArray[np.float64], *, classes: bool) -> float:
         return damage_of(logits, logits + change).additive(classes=classes)
 
     for classes in (True, False):
