@@ -183,6 +183,22 @@ class TestFeatures:
         assert described(text).has_token_axis
         assert described(text).work == WorkShares(other=1.0)
 
+    def test_a_number_for_each_token_is_no_vector(self) -> None:
+        text = """
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[N, T] x) => (float[N, T] y) { y = Softmax <axis = -1> (x) }
+        """
+
+        assert (described(text).has_token_axis, described(text).has_vector_input) == (True, False)
+
+    def test_a_grey_image_makes_no_depthwise_convolution(self) -> None:
+        text = """
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[N, 1, 8, 8] x) => (float[N, 4, 6, 6] y) <float[4, 1, 3, 3] c = {DEPTHWISE}> { y = Conv (x, c) }
+        """
+
+        assert described(text).work == WorkShares(conv=1.0)
+
     def test_known_facts_are_used(self) -> None:
         model = parse(MLP.replace("FULL", ", ".join(["1"] * 16)))
         facts = FactCache(model)
@@ -520,6 +536,12 @@ class TestAdvice:
 
         assert len(found) == 1
         assert "knobs='insert-exits{max-exits=14}', shares={}" in found.pop()
+
+    def test_among_equals_fewer_families_win(self, tmp_path: Path) -> None:
+        many = (BASE, won(None, {"aaa": 1.0, "bbb": 1.0}, lost=(EXITS,)))
+        one = (BASE, won(EXITS, lost=("aaa", "bbb")))
+
+        assert advised(remembering(tmp_path, many, one), families=("aaa", "bbb", EXITS)).knobs == EXITS
 
 
 class TestSkipping:
