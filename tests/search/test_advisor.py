@@ -194,7 +194,8 @@ class TestFeatures:
     def test_a_grey_image_makes_no_depthwise_convolution(self) -> None:
         text = """
         <ir_version: 10, opset_import: ["" : 20]>
-        g (float[N, 1, 8, 8] x) => (float[N, 4, 6, 6] y) <float[4, 1, 3, 3] c = {DEPTHWISE}> { y = Conv (x, c) }
+        g (float[N, 1, 8, 8] x) => (float[N, 4, 6, 6] y) <float[4, 1, 3, 3] c = {DEPTHWISE}>
+        { y = Conv (x, c) }
         """
 
         assert described(text).work == WorkShares(conv=1.0)
@@ -391,7 +392,11 @@ for index in range(40):
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
         for worker in workers:
-            worker.communicate("go\n", timeout=60)
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        for worker in workers:
+            worker.communicate(timeout=60)
 
         assert [worker.returncode for worker in workers] == [0, 0]
         expected = {f"{name} {index}" for name in ("one", "two") for index in range(40)}
