@@ -15,7 +15,9 @@ from adapass.artifact.manifest import Port
 from adapass.artifact.plain import PlainRunner
 from adapass.artifact.points import Point, find_point, knob_arrays, points_of
 from adapass.artifact.read import Artifact, read_artifact
+from adapass.artifact.watching import DriftWatch
 from adapass.budgeted import Array
+from adapass.drift.monitor import Alarm
 from adapass.errors import ArtifactError, DataError, UsageError
 from adapass.generator import Runner
 from adapass.ops import EXIT_INDEX
@@ -33,6 +35,8 @@ class RunStats:
     runs: int
     samples: int | None
     """Of these runs; ``None`` for a model without exits, whose batch axis nobody named."""
+    drift: Alarm | None = None
+    """Set once the exits taken no longer fit those of the certificate's samples (see ``adapass.drift``)."""
 
 
 class LoadedArtifact:
@@ -46,6 +50,7 @@ class LoadedArtifact:
         self._counts: dict[int, int] = {}
         self._runs = 0
         self._knobs: dict[str, Array] = {}
+        self._drift = DriftWatch(artifact.manifest, None)
         self._point = next((p for p in self.points if p.is_default), None)
         if self._point is not None:
             self._use(self._point)
@@ -83,7 +88,8 @@ class LoadedArtifact:
     @property
     def stats(self) -> RunStats:
         samples = None if self._last is None else sum(self._counts.values())
-        return RunStats(self._last, dict(sorted(self._counts.items())), self._runs, samples)
+        counts = dict(sorted(self._counts.items()))
+        return RunStats(self._last, counts, self._runs, samples, self._drift.alarm)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name, samples in the order of the batch. A knob among the feeds wins over the point.
@@ -100,6 +106,9 @@ class LoadedArtifact:
             self._last = tuple(int(taken) for taken in outcome.exits)
             for taken in self._last:
                 self._counts[taken] = self._counts.get(taken, 0) + 1
+            # At knobs of the caller's own, other exits are expected than the manifest knows of.
+            if not any(port.optional and port.name in feeds for port in self.inputs):
+                self._drift.add(self._last)
         return outcome.outputs
 
     def close(self) -> None:
@@ -110,6 +119,7 @@ class LoadedArtifact:
 
     def _use(self, point: Point) -> None:
         self._point, self._last, self._counts, self._runs = point, None, {}, 0
+        self._drift = DriftWatch(self.artifact.manifest, point.name)
         # The build itself has the last point built in, whatever was picked since.
         built_in = point.is_default and point.name == self.artifact.manifest.points[-1].name
         self._knobs = {} if built_in else knob_arrays(point.knobs)

@@ -12,10 +12,12 @@ from adapass.cost.model import Cost, Trust
 from adapass.cost.predict import Predictor
 from adapass.data import Dataset
 from adapass.driver.context import Context
+from adapass.driver.experience import advice_for
 from adapass.driver.finals import ORIGINAL, Build, build_all
 from adapass.driver.material import Parts
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.report import FrontPoint
+from adapass.driver.request import Mode
 from adapass.errors import RecipeError
 from adapass.graph.tensors import tensor_bytes
 from adapass.search.candidates import Search
@@ -66,19 +68,28 @@ def trials_of(context: Context, parts: Parts, judge: Judge) -> Trials:
     )
 
 
-def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Trials]:
-    """Candidates, fastest first, and everything that was tried."""
+def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Search]:
+    """Candidates, fastest first, and the search with everything that was tried."""
     trials, request = trials_of(context, parts, judge), context.request
+    advice = advice_for(context, judge)
+    skipped = advice.skip if advice is not None and request.mode is Mode.QUICK else frozenset[str]()
     work = Search(
         trials=trials,
-        families=context.families,
+        families=[step for step in context.families if str(step) not in skipped],
         rounds=request.effort.rounds,
         progress=context.progress,
         seed=request.seed,
         target_seconds=request.latency_target_seconds,
         max_bytes=_bytes_to_change(context),
+        advice=advice,
     )
-    return work.run(), trials
+    found = work.run()
+    if advice is not None:
+        trials.notes.insert(0, advice.words)
+    trials.notes.extend(
+        f"{name} lost every time on similar models and was left out" for name in sorted(skipped)
+    )
+    return found, work
 
 
 def _bytes_to_change(context: Context) -> float | None:

@@ -11,6 +11,7 @@ from adapass.certify.power import data_message, smallest_budget
 from adapass.driver.choosing import clean_candidate, finalists, front_of, replay, search
 from adapass.driver.comparing import MOST_POINTS, final_build, modelled_original, shortfall
 from adapass.driver.context import Context
+from adapass.driver.experience import learn
 from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.front import front_entries
 from adapass.driver.material import Parts
@@ -20,8 +21,10 @@ from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.replayed import compared_once
 from adapass.driver.report import FrontPoint, Report, Result, Row
 from adapass.driver.shipping import no_data_hint, ship
+from adapass.errors import ExitCode
+from adapass.search.candidates import Search
 from adapass.search.judge import Judge, spread_indices
-from adapass.search.plan import Plan
+from adapass.search.plan import Plan, plan_to_recipe
 from adapass.search.trials import Candidate
 
 PHASES = 6
@@ -45,16 +48,29 @@ class Job:
             "search", parts.search.subset(list(spread_indices(len(parts.search), limit)))
         )
         notes: tuple[str, ...] = ()
+        work: Search | None = None
         if decisions is not None:
             candidates = [replay(self.context, parts, judge, decisions)]
         else:
-            candidates, trials = search(self.context, parts, judge)
-            notes = tuple(trials.notes)
+            candidates, work = search(self.context, parts, judge)
+            notes = tuple(work.trials.notes)
         if self.context.request.dry_run:
             return self._planned(candidates)
         self._phase("race the finalists", 3)
         builds = finalists(self.context, candidates, decisions)
-        return self._finish(parts, builds, self._race(builds), notes, candidates)
+        result = self._finish(parts, builds, self._race(builds), notes, candidates)
+        if work is not None:
+            self._learn(result, judge, work)
+        return result
+
+    def _learn(self, result: Result, judge: Judge, work: Search) -> None:
+        shipped = next(
+            (c for c in work.trials.found if plan_to_recipe(c.plan) == result.recipe["families"]), None
+        )
+        if result.exit_code is not ExitCode.OK:
+            learn(self.context, judge, work, Plan(), 1.0, 0.0)
+        elif shipped is not None and result.latency_ratio is not None:
+            learn(self.context, judge, work, shipped.plan, result.latency_ratio, shipped.loss)
 
     def _unsupported_budget(self, parts: Parts) -> str | None:
         """Why the certify part cannot certify even a lossless result; said before anything long starts."""

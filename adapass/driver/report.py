@@ -69,6 +69,12 @@ class Result:
     reason: str = ""
     """Why the original came back; empty when it did not."""
 
+    @property
+    def latency_ratio(self) -> float | None:
+        """After over before; ``None`` where nothing was timed."""
+        ratio = self.report.figures.get("latency_ratio")
+        return ratio if isinstance(ratio, float) else None
+
     def to_dict(self) -> dict[str, object]:
         return {
             "artifact": None if self.artifact is None else str(self.artifact),

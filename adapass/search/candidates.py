@@ -19,6 +19,7 @@ from adapass.budgeted import BudgetedPass
 from adapass.certify.losses import Metric
 from adapass.executor import TimeUpError
 from adapass.progress import Progress
+from adapass.search.advisor import Advice, advised_plan
 from adapass.search.allocate import InfeasibleError
 from adapass.search.evaluations import one_setting_a_site
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
@@ -45,6 +46,8 @@ class Search:
     """Latency asked for: the safest plan that reaches it is tried as well."""
     max_bytes: float | None = None
     """Change of stored bytes allowed against the clean model."""
+    advice: Advice | None = None
+    """What worked for similar models: tried before anything that is planned."""
     statics: tuple[StaticOption, ...] = ()
     """What the static families offer; known once the search has run."""
 
@@ -148,6 +151,10 @@ class Search:
         return tuple(found)
 
     def _first_plans(self, problem: JointProblem) -> None:
+        if self.advice is not None:
+            self.trials.try_plan(
+                *advised_plan(self.advice, self.statics, self.families, classes=self._classes)
+            )
         for share in self.rounds.shares:
             self._try(problem.fastest(share * self.trials.allowed, max_bytes=self.max_bytes))
         if self.target_seconds is None:

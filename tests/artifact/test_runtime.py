@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import pytest
 
-from adapass.artifact import GeneratorInfo, Port, load_artifact, runtime
+from adapass.artifact import Exits, GeneratorInfo, Port, Quality, load_artifact, runtime
 from adapass.artifact.plain import PlainRunner
 from adapass.budgeted import Array, Feeds
 from adapass.errors import AdapassError, ArtifactError, DataError, ModelError, UsageError
@@ -143,6 +143,27 @@ def test_counts_the_exits_taken(built: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert second.counts == {0: 2, 1: 1}
     assert second.samples == 3
     assert second.runs == 2
+
+
+def test_tells_when_the_exits_drift(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(FakeGenerator(), monkeypatch)
+    built = maker.folder / "code"
+    built.mkdir()
+    (built / "code.bin").write_bytes(b"code")
+    quality = Quality(metric="accuracy", before=0.9, after=0.9, samples=1000)
+    info = GeneratorInfo(name="fake", variant="v")
+    alarms: list[bool] = []
+    for shares in ((0.5, 0.5), (0.9, 0.1)):
+        exits = Exits(rule="max-probability", shares=shares)
+        folder = maker.write_built(
+            built, f"{shares[0]}.adapass", generator=info, exits=exits, quality=quality
+        )
+        with load_artifact(folder, threads=1) as loaded:
+            for _ in range(200):
+                loaded.run({"x": X})
+            alarms.append(loaded.stats.drift is not None)
+
+    assert alarms == [False, True]
 
 
 def test_the_exit_taken_is_no_output(maker: Maker) -> None:
