@@ -75,7 +75,7 @@ SETUPS = (
 )
 MEASURING_SECONDS = 0.3
 TRACED = 384
-TIMED = 256
+TIMED = {1: 256, 8: 192, 32: 160}
 FIT = 96
 ROUNDS = 3
 GROUP = 4
@@ -125,7 +125,7 @@ def open_bench(name: str, threads: int, cache: Cache) -> Bench:
 
 def spread_feeds(samples: Dataset, batch: int) -> list[Feeds]:
     """Batches that stand for all: of many, those at even places in the order of their lengths."""
-    count = min(len(samples), TIMED * 2) // batch
+    count = min(len(samples), 512) // batch
     every = [samples.batch(range(start * batch, (start + 1) * batch)) for start in range(count)]
     order = sorted(range(count), key=lambda index: sum(array.size for array in every[index].values()))
     places = (np.arange(FEEDS[batch]) + 0.5) / FEEDS[batch] * count
@@ -234,7 +234,7 @@ def flops_of(bench: Bench, model: ir.Model, taken: Exits | None, batch: int) -> 
 def timed(bench: Bench, batch: int, folders: Sequence[Path]) -> Mapping[str, float]:
     """Mean latency of a call for each build, measured in turns on samples no trace has seen."""
     samples = bench.timed
-    count = min(TIMED, len(samples)) // batch
+    count = min(TIMED[batch], len(samples)) // batch
     feeds = [samples.batch(range(start * batch, (start + 1) * batch)) for start in range(count)]
     watch = bench.predictor.watch
     runners: dict[str, Runner] = {
@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default=NAME, help="of the result files")
     given = parser.parse_args(arguments)
     found = run(given.model or [*DATA], given.threads, given.configurations, given.cache)
-    settings = Settings(threads=(given.threads,), batches=BATCHES, rounds=ROUNDS, samples=TIMED)
+    settings = Settings(threads=(given.threads,), batches=BATCHES, rounds=ROUNDS, samples=TIMED[1])
     head = heading(given.name, fingerprint(given.threads), settings)
     write_results(given.name, found, f"{head}\n\n{report(found)}")
     return 0

@@ -63,7 +63,10 @@ class Calibration:
 
     def price(self, works: Iterable[Work], target: Target, threads: int | None) -> Estimate:
         """Seconds of operations that run one after the other; ``Trust.MODEL`` at best."""
-        features = Features.of(works, target, threads)
+        return self.price_of(Features.of(works, target, threads), target)
+
+    def price_of(self, features: Features, target: Target) -> Estimate:
+        """Seconds of what the roofline saw."""
         launch = target.launch_seconds if self.overhead_seconds is None else self.overhead_seconds
         seconds = launch * features.count
         seconds += sum(self.factors.get(name, self.common) * part for name, part in features.seconds.items())

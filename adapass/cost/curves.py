@@ -144,21 +144,20 @@ def learn_steps(curves: Iterable[Curve], tile: int, grain: int) -> Steps:
     A step is only believed where a point was measured just behind an edge; without one the line stays.
     """
     several = [curve for curve in curves if len(curve.points) > 2]
-    penalty = _penalty(several, grain)
-    errors = {share: _left_out(several, Steps(tile, share, grain, penalty)) for share in SHARES}
-    best = min(SHARES, key=lambda share: (round(errors[share], 6), share))
-    return Steps(tile, best, grain, penalty)
+    options = [Steps(tile, share, grain) for share in SHARES]
+    options = [replace(steps, penalty=_penalty(several, steps)) for steps in options]
+    return min(options, key=lambda steps: (round(_left_out(several, steps), 6), steps.share))
 
 
-def _penalty(curves: Sequence[Curve], grain: int) -> float:
+def _penalty(curves: Sequence[Curve], steps: Steps) -> float:
+    """What odd sizes cost more than even ones would at their place."""
     ratios: list[float] = []
     for curve in curves:
-        even = {size: cost for size, cost in curve.points.items() if size % grain == 0}
-        if len(even) < 2:
-            continue
-        line = Curve(even)
-        odd = [size for size in curve.points if size % grain]
-        ratios += [curve.points[size].seconds / line.at(size).seconds for size in odd]
+        even = {size: cost for size, cost in curve.points.items() if size % steps.grain == 0}
+        odd = [size for size in curve.points if size % steps.grain]
+        if len(even) > 1:
+            line = Curve(even, replace(steps, grain=1))
+            ratios += [curve.points[size].seconds / line.at(size).seconds for size in odd]
     return max(1.0, median(ratios)) if ratios else 1.0
 
 

@@ -7,8 +7,9 @@ took an exit leave the batch, so a later stage runs on fewer samples, or not at 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,15 @@ __all__ = [
     "expected_depth",
     "expected_left",
     "masked_cost",
+    "reach_error",
     "reach_of",
+    "rows_reaching",
     "stage_runs",
 ]
+
+NEGLIGIBLE: Final = 1e-6
+"""Probability below which a number of samples is left out."""
+NORMAL_90: Final = 1.645
 
 
 def reach_of(exits: npt.NDArray[np.int64], stages: int) -> tuple[float, ...]:
@@ -92,6 +99,17 @@ def binomial(trials: int, probability: float) -> tuple[float, ...]:
         math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(trials + 1)
     ]
     return tuple(math.exp(choose[k] + k * log_yes + (trials - k) * log_no) for k in range(trials + 1))
+
+
+def rows_reaching(batch: int, share: float) -> Mapping[int, float]:
+    """How probable each number of samples of a batch is, when each goes on with probability ``share``."""
+    counts = enumerate(binomial(batch, share))
+    return {count: probability for count, probability in counts if probability > NEGLIGIBLE}
+
+
+def reach_error(share: float, samples: int) -> float:
+    """Half-width (90 %) of the relative error of a share that was counted on so many samples."""
+    return NORMAL_90 * math.sqrt((1 - share) / (share * samples)) if 0 < share < 1 else 0.0
 
 
 def _check_reach(stages: Sequence[object], reach: Sequence[float]) -> None:

