@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from adapass.analyses.cut_points import CutPoints
 from adapass.analyses.work import Work
 from adapass.budgeted import BudgetedPass, Choice, Damage
 from adapass.facts import FactCache
@@ -54,23 +55,35 @@ def priced(
 ) -> list[StaticOption]:
     """Every choice with its numbers; ``saving`` prices a changed model against the clean one.
 
-    What single choices save does not add up: neighbours share conversions. So a choice counts with
-    the share of the family's joint saving that is in proportion to what it saves alone.
+    Choices of one kind in one region (the four equal products of an attention block) are priced together,
+    and each kind once. What kinds save does not add up: neighbours share conversions. So a choice counts
+    with the share of the family's joint saving that is in proportion to what its kind saves.
     """
-    alone: list[float] = []
-    freed: list[int] = []
-    stored = tensor_bytes(clean)
-    for index, choice in enumerate(choices):
-        changed = with_choices(clean, step, [choice])
-        alone.append(saving(changed))
-        freed.append(stored - tensor_bytes(changed))
-        report(index + 1, len(choices))
-    everything = one_a_site(choices)
-    shares = _shared(alone, saving(with_choices(clean, step, everything)))
-    depth = site_depths(clean)
+    places = _places(clean)
+    groups: dict[tuple[int, Kind], list[Choice]] = {}
+    for choice in choices:
+        place = places.get(choice.site, _Place(0, 0.0, ("", 0, 0)))
+        groups.setdefault((place.region, place.kind), []).append(choice)
+    price: dict[tuple[Kind, int], float] = {}
+    alone: dict[str, float] = {}
+    for index, ((_, kind), members) in enumerate(groups.items()):
+        sort = (kind, len(members))
+        if sort not in price:
+            price[sort] = saving(with_choices(clean, step, members)) / len(members)
+        alone |= {choice.key: price[sort] for choice in members}
+        report(index + 1, len(groups))
+    shares = _shared(alone, saving(with_choices(clean, step, one_a_site(choices))))
+    freed = _freed_bytes(clean, step, choices)
     return [
-        StaticOption(step, choice, share, damages[choice.key], depth.get(choice.site, 0.0), free)
-        for choice, share, free in zip(choices, shares, freed, strict=True)
+        StaticOption(
+            step,
+            choice,
+            shares[choice.key],
+            damages[choice.key],
+            places[choice.site].depth if choice.site in places else 0.0,
+            freed[choice.key],
+        )
+        for choice in choices
     ]
 
 
@@ -81,21 +94,43 @@ def one_a_site(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(first.values())
 
 
-def site_depths(model: ir.Model) -> dict[str, float]:
-    """For each value, the share of the model's work done before the node that makes it."""
-    work = FactCache(model).get(Work)
+Kind = tuple[str, int, int]
+"""Operator, operations and bytes of weights: what takes equally long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a model a value is computed."""
+
+    region: int
+    """Number of single-entry cut points before it."""
+    depth: float
+    """Share of the model's work before it."""
+    kind: Kind
+
+
+def _places(model: ir.Model) -> dict[str, _Place]:
+    facts = FactCache(model)
+    work, cuts = facts.get(Work), {point.value for point in facts.get(CutPoints).points}
     whole = sum(node.flops for node in work.typical) or 1
-    depths: dict[str, float] = {}
-    done = 0
+    places: dict[str, _Place] = {}
+    done, region = 0, 0
     for node, amount in zip(work.flow.nodes, work.typical, strict=True):
-        depths |= {value.name: done / whole for value in node.outputs if value.name}
+        names = [value.name for value in node.outputs if value.name]
+        kind = (node.op_type, amount.flops, amount.weight_bytes)
+        places |= dict.fromkeys(names, _Place(region, done / whole, kind))
         done += amount.flops
-    return depths
+        region += any(name in cuts for name in names)
+    return places
 
 
-def _shared(alone: Sequence[float], together: float) -> list[float]:
-    positive = [max(seconds, 0.0) for seconds in alone]
-    total = sum(positive)
+def _freed_bytes(clean: ir.Model, step: BudgetedPass, choices: Sequence[Choice]) -> dict[str, int]:
+    stored = tensor_bytes(clean)
+    return {c.key: stored - tensor_bytes(with_choices(clean, step, [c])) for c in choices}
+
+
+def _shared(alone: Mapping[str, float], together: float) -> dict[str, float]:
+    total = sum(max(seconds, 0.0) for seconds in alone.values())
     if total <= 0.0 or together <= 0.0:
-        return list(alone)
-    return [seconds * together / total if seconds > 0.0 else seconds for seconds in alone]
+        return dict(alone)
+    return {key: s * together / total if s > 0.0 else s for key, s in alone.items()}
