@@ -38,18 +38,26 @@ class _Clocked:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._started = self._phase_started = clock()
+        self._started = self._counted_from = self._last = clock()
         self._phase = ""
+        self._steps = (0, 0)
 
     def begin(self, name: str, index: int, total: int) -> str:
-        self._phase_started = self._clock()
+        self._counted_from = self._last = self._clock()
+        self._steps = (0, 0)
         self._phase = f"{index}/{total} {name}"
         return self._phase
 
     def describe(self, done: int, total: int, note: str) -> str:
-        """Phase, steps, time so far and an estimate of what the phase still takes."""
+        """Phase, steps, time so far and an estimate of what these steps still take.
+
+        A phase may count several things one after the other; each count has its own estimate.
+        """
         now = self._clock()
-        spent = now - self._phase_started
+        if total != self._steps[1] or done < self._steps[0]:
+            self._counted_from = self._last
+        self._steps, self._last = (done, total), now
+        spent = now - self._counted_from
         left = f", about {duration(spent / done * (total - done))} left" if 0 < done < total else ""
         steps = f" {done}/{total}" if total else ""
         shown = f" {note}" if note else ""
