@@ -95,9 +95,13 @@ def _rank_correlation(results: Sequence[Result], value: Callable[[Result], float
     for cell in dict.fromkeys((r.model, r.batch) for r in results):
         own = [r for r in results if (r.model, r.batch) == cell]
         if len(own) > 2:
-            ranks = [np.argsort(np.argsort(list(map(of, own)))) for of in (value, lambda r: r.seconds)]
-            found.append(float(np.corrcoef(ranks[0], ranks[1])[0, 1]))
+            said, true = _ranks([value(r) for r in own]), _ranks([r.seconds for r in own])
+            found.append(float(np.corrcoef(said, true)[0, 1]))
     return float(np.mean(found)) if found else float("nan")
+
+
+def _ranks(values: Sequence[float]) -> npt.NDArray[np.int64]:
+    return np.argsort(np.argsort(np.asarray(values)))
 
 
 def report(found: Mapping[str, object]) -> str:

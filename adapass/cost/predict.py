@@ -124,9 +124,10 @@ class Predictor:
         """
         prices = self.prices(batch)
         layout = lay_out(model)
-        if len(layout.sections) > 1:
+        first, *later = layout.sections
+        if later:
             raise UsageError("an anchor must not have exits: its latency would depend on the samples")
-        pieces = layout.sections[0].pieces
+        pieces = first.pieces
         halves = [pieces] if len(pieces) < FEWEST_TO_HALVE else [pieces[: len(pieces) // 2], pieces]
         others = self._anchors.pop(prices.batch, ())
         found = tuple(self._anchor(prices, layout, part) for part in halves)

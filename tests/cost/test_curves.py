@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from adapass.cost.curves import BEYOND, Curve, Steps, learn_steps, refine
 from adapass.cost.model import Cost, Trust
+
+Shape = Callable[[int], float]
 
 
 def measured(seconds: float) -> Cost:
@@ -25,8 +28,7 @@ def line(size: int) -> float:
     return 5.0 + size
 
 
-def curve_of(shape: object, sizes: tuple[int, ...], steps: Steps | None = None) -> Curve:
-    assert callable(shape)
+def curve_of(shape: Shape, sizes: tuple[int, ...], steps: Steps | None = None) -> Curve:
     points = {size: measured(float(shape(size))) for size in sizes}
     return Curve(points) if steps is None else Curve(points, steps)
 
@@ -34,8 +36,7 @@ def curve_of(shape: object, sizes: tuple[int, ...], steps: Steps | None = None) 
 class Meter:
     """Counts what is measured."""
 
-    def __init__(self, shape: object) -> None:
-        assert callable(shape)
+    def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.sizes: list[int] = []
 

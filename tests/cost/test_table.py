@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from adapass.budgeted import Feeds
-from adapass.cache import Cache
+from adapass.cache import Cache, Json
 from adapass.cost.measure import Clock
 from adapass.cost.model import Trust
-from adapass.cost.table import KIND, RegionKey, RegionTable, shapes_of
+from adapass.cost.table import GROUP_KIND, KIND, RegionKey, RegionTable, shapes_of
 from adapass.generator import Outcome
 
 FEEDS: list[Feeds] = [
@@ -142,3 +142,27 @@ def test_shapes_are_named_and_ordered() -> None:
         (("a", (1,)), ("x", (1, 8))),
         (("a", (1,)), ("x", (1, 4))),
     )
+
+
+class TestGroups:
+    def test_means_of_all_contestants_are_stored(self, tmp_path: Path) -> None:
+        fast = FakeDevice(seconds=0.25)
+        table = table_for(tmp_path, fast)
+
+        found = table.measure_group(
+            KEY, {"fast": fast.run, "slow": lambda feeds: _twice_on(fast, feeds)}, FEEDS
+        )
+
+        assert dict(found) == {"fast": pytest.approx(0.375), "slow": pytest.approx(0.75)}
+        assert table.get_group(KEY) == found
+
+    @pytest.mark.parametrize("entry", [{}, {"fast": "soon"}, [1.0]], ids=["empty", "no-number", "list"])
+    def test_an_entry_of_another_form_is_unknown(self, tmp_path: Path, entry: Json) -> None:
+        Cache(tmp_path).put(GROUP_KIND, KEY.to_json(), entry)
+
+        assert table_for(tmp_path, FakeDevice()).get_group(KEY) is None
+
+
+def _twice_on(device: FakeDevice, feeds: Feeds) -> None:
+    device.run(feeds)
+    device.run(feeds)
