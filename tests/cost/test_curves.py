@@ -73,6 +73,11 @@ class TestSteps:
         assert curve.at(20).seconds == 2.0
         assert curve.at(30).seconds == 2.2
 
+    def test_within_the_first_tile_there_is_no_step(self) -> None:
+        curve = Curve({4: measured(1.0), 12: measured(3.0), 16: measured(3.5)}, Steps(16, 1.0))
+
+        assert curve.at(8).seconds == pytest.approx(2.0)
+
     def test_odd_sizes_cost_the_learned_factor(self) -> None:
         points = {size: measured(line(size) * (1.5 if size % 4 else 1.0)) for size in (4, 8, 12, 16, 6, 14)}
         steps = learn_steps([Curve(points)], tile=16, grain=4)
