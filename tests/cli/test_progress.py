@@ -23,6 +23,19 @@ def time() -> Time:
     return Time()
 
 
+def test_each_count_of_a_phase_has_its_own_estimate(time: Time) -> None:
+    stream = io.StringIO()
+    lines = PlainLines(stream, time)
+
+    lines.phase("search", 2, 6)
+    time.now = 100.0
+    lines.step(5, 5, "damage")
+    time.now = 110.0
+    lines.step(1, 3, "plans")
+
+    assert stream.getvalue().splitlines()[-1] == "  2/6 search 1/3 plans (1 m 50 s, about 20 s left)"
+
+
 def test_plain_lines_tell_phase_steps_time_estimate_and_best(time: Time) -> None:
     stream = io.StringIO()
     lines = PlainLines(stream, time)

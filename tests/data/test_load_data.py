@@ -81,6 +81,18 @@ def test_casts_whole_numbers_that_fit(given: type[np.generic]) -> None:
     assert load_data({"image": np.ones((2, 3), given)}, model).feeds(0)["image"].dtype == np.int64
 
 
+def test_a_knob_of_fixed_size_does_not_fix_the_batch() -> None:
+    text = IMAGE.replace("{ logits = Relu(image) }", "{ logits = Mul(image, scale) }").replace(
+        "float[batch,3] image)", "float[batch,3] image, float[3] scale)"
+    )
+    model = image_model(text)
+    scale = next(value for value in model.graph.inputs if value.name == "scale")
+    scale.const_value = ir.tensor(np.ones(3, np.float32), name="scale")
+    model.graph.initializers["scale"] = scale
+
+    assert load_data({"image": images()}, model).max_batch is None
+
+
 def test_does_not_need_inputs_with_a_default() -> None:
     text = IMAGE.replace("{ logits = Relu(image) }", "{ logits = Mul(image, scale) }").replace(
         "float[batch,3] image)", "float[batch,3] image, float scale)"
