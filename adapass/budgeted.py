@@ -27,6 +27,8 @@ from adapass.rewrite import Exactness, Pass, PassResult
 
 Array = npt.NDArray[np.generic]
 Feeds = Mapping[str, Array]
+Span = tuple[Sequence[str], Sequence[str]]
+"""A part of a model: the names of the values it begins with, and of those it ends with."""
 SiteFit = Mapping[str, Array]
 """What was fitted at one site: numeric arrays and texts (as NumPy strings) by name."""
 
@@ -139,8 +141,8 @@ class Services(Protocol):
         """
         ...
 
-    def seconds(self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> float:
-        """Measured mean latency of the part of ``model`` between these values, on the target, per sample."""
+    def seconds(self, model: ir.Model, spans: Sequence[Span]) -> list[float]:
+        """Measured mean latency, on the target, of a call of each of these parts of ``model``."""
         ...
 
 
@@ -153,7 +155,7 @@ class OperatingPoint:
     sites: frozenset[str]
     """Sites that do something at this setting; the others could as well be left out of the model."""
     expected_seconds: float
-    """Predicted mean latency per sample."""
+    """Predicted mean latency of a call."""
     loss: float
     """Mean paired loss on the search samples."""
     reach: tuple[tuple[float, float], ...] = ()
@@ -191,6 +193,11 @@ class BudgetedPass(Pass):
             DataError: something is open that only data can settle, and ``data`` is None.
 
         """
+
+    @property
+    def fitting(self) -> BudgetedPass:
+        """The pass whose ``fit_sites`` serve here: options that fitting ignores, at their defaults."""
+        return self
 
     def fit_sites(self, model: ir.Model, data: Samples | None) -> Mapping[str, SiteFit]:
         """What ``fit`` would compute for each site applied in ``model``, which is left as it is.

@@ -34,7 +34,7 @@ CLEAN: Final[tuple[str, ...]] = (
 """``merge-parallel-matmuls`` is not in it: whether it pays has to be measured."""
 
 FAMILIES: Final[tuple[str, ...]] = (
-    "quantize-8bit",  # before exits: heads are fitted on the activations that will really be there
+    "quantize-8bit",
     "insert-exits{max-exits=14}",  # more of them cost minutes to fit
 )
 

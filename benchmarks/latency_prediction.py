@@ -75,7 +75,8 @@ SETUPS = (
 )
 MEASURING_SECONDS = 0.3
 TRACED = 384
-TIMED = {1: 256, 8: 192, 32: 160}
+TIMED = {1: 256, 8: 24, 32: 6}
+"""Batches that configurations are timed on."""
 FIT = 96
 ROUNDS = 3
 GROUP = 4
@@ -123,12 +124,13 @@ def open_bench(name: str, threads: int, cache: Cache) -> Bench:
     return Bench(name, clean, fit.subset(range(FIT)), trace, timed, predictor, held_out)
 
 
-def spread_feeds(samples: Dataset, batch: int) -> list[Feeds]:
+def spread_feeds(samples: Dataset, batch: int, wanted: int | None = None) -> list[Feeds]:
     """Batches that stand for all: of many, those at even places in the order of their lengths."""
-    count = min(len(samples), 512) // batch
+    count = len(samples) // batch
+    wanted = min(FEEDS[batch] if wanted is None else wanted, count)
     every = [samples.batch(range(start * batch, (start + 1) * batch)) for start in range(count)]
     order = sorted(range(count), key=lambda index: sum(array.size for array in every[index].values()))
-    places = (np.arange(FEEDS[batch]) + 0.5) / FEEDS[batch] * count
+    places = (np.arange(wanted) + 0.5) / wanted * count
     return [every[order[int(place)]] for place in places]
 
 
@@ -233,9 +235,7 @@ def flops_of(bench: Bench, model: ir.Model, taken: Exits | None, batch: int) -> 
 
 def timed(bench: Bench, batch: int, folders: Sequence[Path]) -> Mapping[str, float]:
     """Mean latency of a call for each build, measured in turns on samples no trace has seen."""
-    samples = bench.timed
-    count = min(TIMED[batch], len(samples)) // batch
-    feeds = [samples.batch(range(start * batch, (start + 1) * batch)) for start in range(count)]
+    feeds = spread_feeds(bench.timed, batch, TIMED[batch])
     watch = bench.predictor.watch
     runners: dict[str, Runner] = {
         folder.name: watch.generator.load(folder, threads=watch.threads) for folder in folders

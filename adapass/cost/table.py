@@ -69,7 +69,9 @@ class RegionTable:
         if not isinstance(entry, Mapping):
             return None
         seconds = entry.get("seconds")
-        return Cost(seconds, Trust.MEASURED) if isinstance(seconds, float) else None
+        if not isinstance(seconds, float) or not 0.0 < seconds < float("inf"):
+            return None
+        return Cost(seconds, Trust.MEASURED)
 
     def get_or_measure(
         self, key: RegionKey, open_runner: Callable[[], Runner], feeds: Sequence[Feeds]

@@ -142,9 +142,12 @@ def _regions(model: ir.Model, facts: FactCache, watch: Stopwatch, progress: Prog
     work, total = facts.get(Work), facts.get(Work).of(range(len(facts.get(Work).flow.nodes))).flops or 1
     depth = {point.value: point.depth for point in facts.get(CutPoints).points}
     rows: list[tuple[str, ...]] = []
+    timed = [region for region in regions if region.nodes]
+    progress.step(0, len(timed), "time regions")
+    spans = [(region.inputs, region.outputs) for region in timed]
+    costs = dict(zip((r.index for r in timed), watch.pieces(model, spans, options), strict=True))
     for region in regions:
-        progress.step(region.index + 1, len(regions), region.exit or "end")
-        cost = watch.piece(model, region.inputs, region.outputs, options) if region.nodes else None
+        cost = costs.get(region.index)
         rows.append(
             (
                 str(region.index),

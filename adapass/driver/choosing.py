@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from adapass.artifact.manifest import Trust as ManifestTrust
 from adapass.budgeted import OperatingPoint
@@ -19,6 +20,7 @@ from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.report import FrontPoint
 from adapass.driver.request import Mode
 from adapass.errors import RecipeError
+from adapass.facts import FactCache
 from adapass.graph.tensors import tensor_bytes
 from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
@@ -55,7 +57,8 @@ def evaluations(context: Context, parts: Parts, samples: Dataset) -> Evaluations
 
 def trials_of(context: Context, parts: Parts, judge: Judge) -> Trials:
     """What tries plans; nothing was tried yet."""
-    options, watch, deadline = context.plain_options(context.clean), context.stopwatch(), context.time.search
+    options, deadline = context.plain_options(context.clean), context.time.search
+    watch = context.stopwatch(deadline.check)
     return Trials(
         evaluations=evaluations(context, parts, judge.samples),
         judge=judge,
@@ -105,15 +108,40 @@ def replay(context: Context, parts: Parts, judge: Judge, decisions: Decisions) -
         RecipeError: it turns a knob that the rewritten model does not have, or is too lossy here.
 
     """
+    _check_choices(context, decisions.plan)
     model = evaluations(context, parts, judge.samples).fitted([decisions.plan])[0]
     if isinstance(model, str):
         raise RecipeError(f"the recipe's plan ({decisions.plan}) {model}")
-    for name in decisions.knobs:
-        if name not in model.graph.initializers:
-            raise RecipeError(f"the recipe sets knob '{name}', which the rewritten model does not have")
+    _check_knobs(model, decisions)
     knobs = {name: np.asarray(numbers, np.float32) for name, numbers in decisions.knobs.items()}
     points = (OperatingPoint(knobs, frozenset(), 0.0, 0.0),) if knobs else ()
-    return Candidate(decisions.plan, model, Cost(0.0, Trust.GUESS), 0.0, points)
+    watch = context.stopwatch()
+    expected = Predictor(watch, context.plain_options(context.clean)).estimate(model)
+    cost = Cost(expected.seconds, min(expected.trust, Trust.MODEL))
+    return Candidate(decisions.plan, model, cost, 0.0, points)
+
+
+def _check_choices(context: Context, plan: Plan) -> None:
+    """What the recipe chooses must be on offer for this model, or the recipe belongs to another one."""
+    for part in plan.parts:
+        offered = {
+            choice.key for choice in part.step.propose(context.clean, FactCache(context.clean)).choices
+        }
+        if missing := [choice.key for choice in part.choices if choice.key not in offered]:
+            raise RecipeError(
+                f"the recipe chooses {missing[0]} ({len(missing)} such), which {part.step.name} does not "
+                "offer for this model; use the recipe with the model it was made for"
+            )
+
+
+def _check_knobs(model: ir.Model, decisions: Decisions) -> None:
+    known = {k.input_name for part in decisions.plan.parts for k in part.step.knobs(model)}
+    for name, numbers in decisions.knobs.items():
+        if name not in known:
+            raise RecipeError(f"the recipe sets knob '{name}', which the rewritten model does not have")
+        shape = model.graph.initializers[name].shape
+        if shape is None or tuple(shape) != (len(numbers),):
+            raise RecipeError(f"the recipe sets {len(numbers)} numbers for knob '{name}' of shape {shape}")
 
 
 def front_of(
@@ -162,6 +190,7 @@ def finalists(context: Context, candidates: Sequence[Candidate], decisions: Deci
         threads=context.request.threads,
         batch=context.request.batch,
         scratch=folder,
+        until=context.time.building,
     )
     if decisions is None or decisions.variant is None:
         return builds

@@ -58,12 +58,6 @@ class Comparison:
     """By position among the certified steps."""
 
 
-def compared(context: Context, final: Final) -> tuple[Latency, Ratio | None]:
-    """Latency of the original and of the result; the ratio with its interval where the device is here."""
-    found = compare(context, final)
-    return found.latency, found.ratio
-
-
 def compare(
     context: Context,
     final: Final,
@@ -72,10 +66,10 @@ def compare(
     most_points: int = MOST_POINTS,
     max_seconds: float | None = None,
 ) -> Comparison:
-    """The same, and in the same run the points of ``steps`` that have names, at most ``most_points``.
+    """Latency of the original and of the result; the ratio with its interval where the device is here.
 
-    Each point more takes as long as timing the result; with 1 only what ships is timed. ``max_seconds`` cuts
-    rounds short.
+    In the same run the points of ``steps`` that have names are timed, at most ``most_points``. Each point
+    takes as long as timing the result; with 1 only what ships is timed. ``max_seconds`` cuts rounds short.
     """
     if not context.device_present:
         modelled = final.build.candidate.seconds.seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from adapass.driver.latency_table import LatencyTable
 from adapass.driver.material import Material, timing_feeds
 from adapass.driver.request import Request
 from adapass.driver.time_plan import TimePlan
-from adapass.errors import UsageError
 from adapass.executor import Executor
 from adapass.generator import Generator, Options
 from adapass.graph.digest import digest
@@ -32,7 +31,7 @@ from adapass.search.store import Store
 
 @dataclass
 class Context:
-    """One run. Nothing in it changes once it is made."""
+    """One run. Its fields stay what they are once it is made."""
 
     request: Request
     material: Material
@@ -72,9 +71,11 @@ class Context:
     def feeds(self, times: int = 1) -> list[Feeds]:
         return timing_feeds(self.material, self.request, times * self.request.effort.timing_feeds)
 
-    def stopwatch(self) -> Stopwatch:
+    def stopwatch(self, check: Callable[[], None] = lambda: None) -> Stopwatch:
+        """``check`` is called before anything is measured, and may raise ``TimeUpError``."""
         target, threads = self.material.target, self.request.threads
-        return Stopwatch(self.primary, target, threads, self.feeds(), RegionTable(self.cache), self.machine)
+        table = RegionTable(self.cache)
+        return Stopwatch(self.primary, target, threads, self.feeds(), table, self.machine, check)
 
     def plain_options(self, model: ir.Model) -> Options:
         """How the primary generator builds ``model`` when nothing special is asked for."""
@@ -100,6 +101,4 @@ class Context:
     def _metric(self, samples: Dataset, outputs: Array, threshold: float) -> Metric:
         if self.request.metric == "auto":
             return choose_metric(outputs, samples.labels, threshold=threshold)
-        if self.request.metric not in list(Metric):
-            raise UsageError(f"unknown metric '{self.request.metric}'; known: auto, {', '.join(Metric)}")
         return Metric(self.request.metric)

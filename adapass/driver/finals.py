@@ -14,9 +14,10 @@ from adapass.artifact.plain import PlainRunner
 from adapass.budgeted import Array, Feeds, OperatingPoint
 from adapass.cache import Cache
 from adapass.cost.measure import Timing, interleaved
+from adapass.errors import DataError
 from adapass.generator import Generator, Runner, Variant
-from adapass.graph.digest import digest
 from adapass.graph.text import clone
+from adapass.search.deadline import NEVER, Deadline
 from adapass.search.trials import Candidate
 from adapass.target import Target
 
@@ -32,10 +33,12 @@ class Build:
     generator: Generator
     variant: Variant
     folder: Path
+    label: str = ""
+    """Of the candidate, unique among those built together; by default its plan in words."""
 
     @property
     def name(self) -> str:
-        return f"{self.candidate.plan} / {self.generator.name} {self.variant.name}"
+        return f"{self.label or self.candidate.plan} / {self.generator.name} {self.variant.name}"
 
 
 def at_point(model: ir.Model, point: OperatingPoint | None) -> ir.Model:
@@ -55,20 +58,35 @@ def build_all(
     threads: int,
     batch: int,
     scratch: Path,
+    until: Deadline = NEVER,
 ) -> list[Build]:
-    """Every candidate, at its most aggressive setting, by every generator in every variant."""
+    """Every candidate, at its most aggressive setting, by every generator in every variant.
+
+    Once ``until`` has passed no further one is built; the first is built in any case.
+    """
     builds: list[Build] = []
-    for candidate in candidates:
+    for candidate, label in zip(candidates, labels_of(candidates), strict=True):
         model = at_point(candidate.model, candidate.points[-1] if candidate.points else None)
         for generator in generators:
             if not generator.supports(model, target).ok:
                 continue
             for variant in generator.variants(model, target, threads=threads, batch=batch):
+                if builds and until.passed:
+                    return builds
                 folder = scratch / f"build-{len(builds)}"
                 folder.mkdir()
                 generator.build(model, target, folder, variant.options)
-                builds.append(Build(candidate, generator, variant, folder))
+                builds.append(Build(candidate, generator, variant, folder, label))
     return builds
+
+
+def labels_of(candidates: Sequence[Candidate]) -> list[str]:
+    """Plans in words; those that read alike (other sites, other options) are numbered."""
+    words = [str(candidate.plan) for candidate in candidates]
+    return [
+        word if words.count(word) == 1 else f"{word} ({words[:place].count(word) + 1})"
+        for place, word in enumerate(words)
+    ]
 
 
 def race_once(
@@ -85,15 +103,41 @@ def race_once(
 
     The answer is remembered by content, so the same run decides the same way on a noisy machine.
     """
-    parts = [machine, str(threads), file_digest(original), *(_identity(b) for b in builds), _shapes(feeds)]
+    parts = [machine, str(threads), file_digest(original), *map(_identity, builds), feeds_digest(feeds)]
     key = "|".join(parts)
     known = cache.get("finals", key)
     if isinstance(known, Mapping) and {ORIGINAL, *(b.name for b in builds)} == set(known):
-        return {name: float(str(value)) for name, value in known.items()}
+        return _positive(known)
     timed = race(builds, original, feeds, threads=threads, max_seconds=max_seconds)
     seconds = {name: timing.mean for name, timing in timed.items()}
-    cache.put("finals", key, seconds)
+    if max_seconds is None:  # what was cut short is no answer for a run that has time
+        cache.put("finals", key, seconds)
     return seconds
+
+
+def _positive(known: Mapping[str, object]) -> dict[str, float]:
+    found = {name: float(str(value)) for name, value in known.items()}
+    if not all(0.0 < seconds < float("inf") for seconds in found.values()):
+        raise DataError(f"latencies of a race must be above zero, found {found}; remove the latency table")
+    return found
+
+
+def folder_digest(folder: Path) -> str:
+    """Of everything a generator built."""
+    found = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found.update(f"{file.relative_to(folder)}\0{file_digest(file)}\0".encode())
+    return found.hexdigest()
+
+
+def feeds_digest(feeds: Sequence[Feeds]) -> str:
+    """What an adaptive model does depends on the values, not on the shapes alone."""
+    found = hashlib.sha256()
+    for feed in feeds:
+        for name, array in sorted(feed.items()):
+            found.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -128,8 +172,4 @@ def knob_feeds(feeds: Feeds, point: OperatingPoint | None) -> dict[str, Array]:
 
 
 def _identity(build: Build) -> str:
-    return f"{digest(build.candidate.model)}:{build.generator.name}:{sorted(build.variant.options.items())}"
-
-
-def _shapes(feeds: Sequence[Feeds]) -> str:
-    return repr([[list(a.shape) for _, a in sorted(feed.items())] for feed in feeds])
+    return f"{build.name}:{folder_digest(build.folder)}:{sorted(build.variant.options.items())}"

@@ -22,12 +22,16 @@ from adapass.driver.replayed import compared_once
 from adapass.driver.report import FrontPoint, Report, Result, Row
 from adapass.driver.shipping import no_data_hint, ship
 from adapass.errors import ExitCode
+from adapass.executor import TimeUpError
 from adapass.search.candidates import Search
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan, plan_to_recipe
 from adapass.search.trials import Candidate
 
 PHASES = 6
+SEARCH_RUN_SHARE = 0.1
+"""Share of a time limit that running the original on the search samples may take."""
+FEWEST_SEARCH_SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,22 @@ class Job:
         if (reason := self._unsupported_budget(parts)) is not None:
             return self._hand_back(reason, Plan())
         self._phase("search", 2)
-        limit = self.context.request.effort.search_samples
+        limit = self._search_samples()
         judge = self.context.judge(
             "search", parts.search.subset(list(spread_indices(len(parts.search), limit)))
         )
         notes: tuple[str, ...] = ()
         work: Search | None = None
         if decisions is not None:
-            candidates = [replay(self.context, parts, judge, decisions)]
+            try:
+                candidates = [replay(self.context, parts, judge, decisions)]
+            except TimeUpError:
+                return self._hand_back("the time limit is too short to repeat the recipe", decisions.plan)
         else:
             candidates, work = search(self.context, parts, judge)
             notes = tuple(work.trials.notes)
+        if not candidates:
+            return self._hand_back("nothing within the budget is as small as asked for", Plan(), notes)
         if self.context.request.dry_run:
             return self._planned(candidates)
         self._phase("race the finalists", 3)
@@ -67,10 +76,23 @@ class Job:
         shipped = next(
             (c for c in work.trials.found if plan_to_recipe(c.plan) == result.recipe["families"]), None
         )
+        request = self.context.request
+        if request.time_limit_seconds is not None or request.latency_target_seconds is not None:
+            return  # what was left out for lack of time, or was not fast enough for somebody, is no lesson
         if result.exit_code is not ExitCode.OK:
             learn(self.context, judge, work, Plan(), 1.0, 0.0)
         elif shipped is not None and result.latency_ratio is not None:
             learn(self.context, judge, work, shipped.plan, result.latency_ratio, shipped.loss)
+
+    def _search_samples(self) -> int:
+        """As many as the mode takes, fewer where running the original on them would eat up the time limit."""
+        request, most = self.context.request, self.context.request.effort.search_samples
+        if request.time_limit_seconds is None:
+            return most
+        each = self.context.stopwatch().seconds(self.context.material.model, {}).seconds / request.batch
+        return max(
+            FEWEST_SEARCH_SAMPLES, min(most, int(SEARCH_RUN_SHARE * request.time_limit_seconds / each))
+        )
 
     def _unsupported_budget(self, parts: Parts) -> str | None:
         """Why the certify part cannot certify even a lossless result; said before anything long starts."""
@@ -125,7 +147,8 @@ class Job:
         faster = [b for b in builds if not measured or seconds[b.name] < seconds[ORIGINAL]]
         if not faster:
             reason = f"nothing within the budget beat the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
-            return self._hand_back(reason, Plan(), notes)
+            front = front_of(self.context, builds, seconds, candidates)
+            return self._hand_back(reason, Plan(), notes, front=front)
         fast = min(faster, key=lambda build: seconds[build.name])
         exact = [b for b in faster if not b.candidate.plan.parts]
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
@@ -135,11 +158,11 @@ class Job:
             reason = "the time limit leaves no time to certify anything; allow more"
             return self._hand_back(reason, fast.candidate.plan, notes)
         judge = self.context.judge("certify", parts.certify)
-        proof = prove(self.context, contestants, judge)
+        proof = prove(self.context, contestants, judge, until=self.context.time.proof)
         front = front_of(self.context, builds, seconds, candidates)
         if proof.certificate is None and not self.context.request.allow_uncertified:
             return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes, front=front)
-        return self._compare(proof, judge, seconds, front)
+        return self._compare(proof, judge, seconds, front, notes)
 
     def _fitting(
         self, contestants: Sequence[Contestant], samples: int, seconds: Mapping[str, float]
@@ -147,7 +170,8 @@ class Job:
         """As many steps of the sequence as there is time for, ends included; the original is run as well."""
         if not self.context.device_present or self.context.request.time_limit_seconds is None:
             return list(contestants)
-        each = max(seconds.values()) / self.context.request.batch
+        # Certify samples run one by one, which a batch is much better at.
+        each = max(seconds.values()) / max(1.0, self.context.request.batch / 4)
         steps = self.context.time.proof_steps(samples, each, len(contestants) + 1) - 1
         if steps >= len(contestants):
             return list(contestants)
@@ -164,7 +188,12 @@ class Job:
         )
 
     def _compare(
-        self, proof: Proof, judge: Judge, seconds: Mapping[str, float], front: Sequence[FrontPoint]
+        self,
+        proof: Proof,
+        judge: Judge,
+        seconds: Mapping[str, float],
+        front: Sequence[FrontPoint],
+        notes: tuple[str, ...],
     ) -> Result:
         self._phase("compare with the original", 5)
         build = proof.contestant.build
@@ -173,7 +202,7 @@ class Job:
         most = MOST_POINTS if limit is None else 1
         found = compared_once(self.context, final, proof.steps, most_points=most, max_seconds=limit)
         if (reason := shortfall(self.context, found.latency, found.ratio)) is not None:
-            return self._hand_back(reason, build.candidate.plan, latency=found.latency, front=front)
+            return self._hand_back(reason, build.candidate.plan, notes, found.latency, front)
         self._phase("write", 6)
         return ship(
             self.context,
@@ -185,6 +214,7 @@ class Job:
             race=seconds,
             front=front,
             points=found.points,
+            hints=notes,
         )
 
     def _without_data(self, decisions: Decisions | None) -> Result:

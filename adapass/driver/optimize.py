@@ -22,6 +22,7 @@ from adapass.driver.context import Context
 from adapass.driver.job import PHASES, Job
 from adapass.driver.latency_table import LatencyTable
 from adapass.driver.material import Material, ModelSource, default_threads, gather
+from adapass.driver.outcome import tool_versions
 from adapass.driver.recipe import read_plan
 from adapass.driver.report import Result
 from adapass.driver.request import Mode, Request
@@ -127,8 +128,9 @@ def _run(
     scratch: Path,
     progress: Progress,
 ) -> Result:
+    decisions = None if recipe is None else read_plan(recipe)
     with open_context(model, request, data, eval_data, scratch, progress) as context:
-        result = Job(context).run(None if recipe is None else read_plan(recipe))
+        result = Job(context).run(decisions)
     context.store.clear()
     return result
 
@@ -157,7 +159,9 @@ def open_context(
     store = Store()
     if not request.dry_run:
         check_destination(destination)
-        store = Store(destination.with_name(f"{destination.name}.work"))
+        store = Store(
+            destination.with_name(f"{destination.name}.work"), repr(sorted(tool_versions().items()))
+        )
     if not request.resume:
         store.clear()
     progress.phase("clean", 1, PHASES)
@@ -187,6 +191,8 @@ def _workers(request: Request, material: Material) -> int:
         return request.workers
     if material.parts is None:
         return 0
+    if request.time_limit_seconds is not None:
+        return request.threads  # what runs in a process of its own can be ended when time is up
     samples = len(material.parts.fit) + len(material.parts.search)
     heavy = material.path.stat().st_size * samples > WORTH_PROCESSES
     return request.threads if heavy else 0

@@ -28,6 +28,7 @@ from adapass.certify.sequence import Verdict, certify
 from adapass.data import fingerprint
 from adapass.driver.context import Context
 from adapass.driver.finals import Build, knob_feeds
+from adapass.search.deadline import NEVER, Deadline
 from adapass.search.judge import Judge, stack_outputs
 
 MAX_POINTS = 10
@@ -120,15 +121,26 @@ def expected_seconds(point: OperatingPoint | None) -> float | None:
     return point.expected_seconds
 
 
-def prove(context: Context, contestants: Sequence[Contestant], judge: Judge) -> Proof:
-    """Walk the sequence over the certify samples."""
+def prove(
+    context: Context, contestants: Sequence[Contestant], judge: Judge, *, until: Deadline = NEVER
+) -> Proof:
+    """Walk the sequence over the certify samples.
+
+    No step but the first is begun that would probably end after ``until``: a walk that ends early only
+    certifies less.
+    """
     request = context.request
     runs: list[_Run] = []
 
     def walk() -> Iterator[Losses]:
+        longest = 0.0
         for index, contestant in enumerate(contestants):
+            began, left = until.clock(), until.seconds_left
+            if index and left is not None and longest > left:
+                return
             runs.append(_run(contestant, judge, request.threads))
             context.progress.step(index + 1, len(contestants), "certify")
+            longest = max(longest, until.clock() - began)
             yield runs[-1].losses
 
     verdict = certify(walk(), request.max_drop, request.confidence)

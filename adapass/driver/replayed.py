@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from adapass.artifact.manifest import Latency
@@ -12,10 +10,11 @@ from adapass.cache import Json
 from adapass.cost.timing import Ratio
 from adapass.driver.comparing import Comparison, Final, compare
 from adapass.driver.context import Context
-from adapass.driver.finals import file_digest
+from adapass.driver.finals import feeds_digest, file_digest, folder_digest
 from adapass.driver.latency_table import LatencyTable
 from adapass.driver.points import PointTiming
 from adapass.driver.proof import Step
+from adapass.errors import DataError
 
 KIND = "comparison"
 
@@ -27,33 +26,35 @@ def compared_once(
     table = context.cache
     if not isinstance(table, LatencyTable):
         return compare(context, final, steps, most_points=most_points, max_seconds=max_seconds)
-    key = _key(context, final, len(steps), most_points)
+    key = _key(context, final, steps, most_points)
     known = table.get(KIND, key)
     if isinstance(known, Mapping):
-        return _read(cast("Mapping[str, Any]", known))
+        try:
+            return _read(cast("Mapping[str, Any]", known))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{table.file}: a comparison is damaged ({error!r}); remove the file") from error
     found = compare(context, final, steps, most_points=most_points, max_seconds=max_seconds)
     table.put(KIND, key, _plain(found))
     return found
 
 
-def _key(context: Context, final: Final, steps: int, most_points: int) -> Json:
+def _key(context: Context, final: Final, steps: Sequence[Step], most_points: int) -> Json:
     request = context.request
     return {
         "original": file_digest(context.material.path),
-        "build": _folder_digest(final.build.folder),
+        "build": folder_digest(final.build.folder),
+        "feeds": feeds_digest(context.feeds(2)),
         "machine": context.machine,
         "threads": request.threads,
         "batch": request.batch,
-        "steps": steps,
+        "steps": [_knobs(step) for step in steps],
         "points": most_points,
     }
 
 
-def _folder_digest(folder: Path) -> str:
-    found = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(f"{file.relative_to(folder)}\0{file_digest(file)}\0".encode())
-    return found.hexdigest()
+def _knobs(step: Step) -> Json:
+    point = step.contestant.point
+    return {} if point is None else {name: repr(value.tolist()) for name, value in point.knobs.items()}
 
 
 def _plain(found: Comparison) -> Json:

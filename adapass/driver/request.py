@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from adapass.certify.losses import Metric
 from adapass.errors import UsageError
 from adapass.search.rounds import Rounds
 
@@ -90,6 +91,8 @@ class Request:
             )
         if not 0.5 <= self.confidence < 1.0:
             raise UsageError(f"confidence is {self.confidence}, expected 0.5 to below 1 (0.95 is usual)")
+        if self.metric not in ("auto", *Metric):
+            raise UsageError(f"unknown metric '{self.metric}'; known: auto, {', '.join(Metric)}")
         for name in ("threads", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -102,7 +105,7 @@ class Request:
             raise UsageError(f"workers is {self.workers}, expected 0 (this process) or more")
         for name in ("latency_target_seconds", "time_limit_seconds", "max_size_bytes"):
             limit = getattr(self, name)
-            if limit is not None and limit <= 0:
+            if limit is not None and not limit > 0:
                 raise UsageError(f"{name} is {limit}, expected more than 0")
 
     @property

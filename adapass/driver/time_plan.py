@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from adapass.search.deadline import Deadline
 
 SEARCH_SHARE = 0.5
-RACE_SHARE = 0.25
-"""Of what is left after the search; building the finalists included."""
+BUILD_SHARE = 0.15
+"""Of what is left after the search."""
+RACE_SHARE = 0.2
+"""Of what is left after building the finalists."""
 PROOF_SHARE = 0.6
 """Of what is left after the race."""
 COMPARE_SHARE = 0.6
@@ -41,6 +43,18 @@ class TimePlan:
         if self.limit_seconds is None:
             return Deadline(None, self.clock)
         return Deadline(self.started + SEARCH_SHARE * self.limit_seconds, self.clock)
+
+    @property
+    def building(self) -> Deadline:
+        """When no further finalist is built."""
+        left = self.seconds_left
+        return Deadline(None if left is None else self.clock() + BUILD_SHARE * left, self.clock)
+
+    @property
+    def proof(self) -> Deadline:
+        """When no further step of the certified path is begun."""
+        left = self.seconds_left
+        return Deadline(None if left is None else self.clock() + PROOF_SHARE * left, self.clock)
 
     def race_seconds(self) -> float | None:
         return self._share(RACE_SHARE)

@@ -13,24 +13,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import BudgetedPass
 from adapass.certify.losses import Metric
+from adapass.errors import BudgetError
 from adapass.executor import TimeUpError
+from adapass.graph.tensors import tensor_bytes
 from adapass.progress import Progress
 from adapass.search.advisor import Advice, advised_plan
-from adapass.search.allocate import InfeasibleError
 from adapass.search.evaluations import one_setting_a_site
+from adapass.search.evolve import evolve
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
 from adapass.search.rounds import Rounds
 from adapass.search.statics import StaticOption, priced
-from adapass.search.trials import Candidate, Trials, tunes
+from adapass.search.trials import Candidate, Trials, describe, tunes
 
 FIT_TIME_SHARE = 0.6
 """Share of the time left that fitting run-time knobs may take."""
 CLASS_METRICS = frozenset({Metric.ACCURACY, Metric.AGREEMENT})
+STATICS_TIME_SHARE = 0.35
+"""Share of the time left that measuring the damage of one static family may take."""
 SHRINK = 0.5
+NO_RATES = Rates(loss_per_damage=0.0)
 
 
 @dataclass
@@ -50,6 +56,8 @@ class Search:
     """What worked for similar models: tried before anything that is planned."""
     statics: tuple[StaticOption, ...] = ()
     """What the static families offer; known once the search has run."""
+    rates: Rates = NO_RATES
+    """From predictions to what was measured; corrected by every plan of static choices alone."""
 
     def run(self) -> list[Candidate]:
         try:
@@ -58,22 +66,20 @@ class Search:
             self.trials.notes.append("time limit: fewer plans were tried")
         found = self.trials.found
         self._tell_rejected([c for c in found if c.loss > self.trials.allowed])
-        within = [c for c in found if c.loss <= self.trials.allowed]
-        return sorted(within, key=lambda c: c.seconds.seconds)
+        within = [c for c in found if c.loss <= self.trials.allowed and self._is_small_enough(c)]
+        return sorted(within, key=lambda c: (c.seconds.seconds, describe(c.plan)))
 
     def _search(self) -> None:
         self.trials.clean()
         self.trials.predictor.anchor(self._clean)
         self.statics = self._priced()
-        rates = self._everything(self.statics)
-        problem = JointProblem(self.statics, self._schedules(), rates, self._classes)
+        self._everything()
+        problem = JointProblem(self.statics, self._schedules(), self.rates, self._classes)
         self._first_plans(problem)
         for _ in range(self.rounds.corrections):
             if not self._correct(problem):
                 break
         if self.rounds.trials:
-            from adapass.search.evolve import evolve
-
             evolve(self.trials, problem, count=self.rounds.trials, seed=self.seed)
         if (best := self._fastest()) is not None:
             self.trials.trimmed(best)
@@ -91,12 +97,25 @@ class Search:
         return self.trials.found[0].seconds.seconds
 
     def _priced(self) -> tuple[StaticOption, ...]:
+        """Options of all static families; of none when time for them runs out."""
         options: list[StaticOption] = []
+        deadline = self.trials.deadline.share(STATICS_TIME_SHARE)
         for step in self.families:
             choices = () if tunes(step) else one_setting_a_site(step, self._clean)
-            if choices:
-                damages = self.trials.evaluations.damages(step, choices)
-                options += priced(self._clean, step, choices, damages, self._saving, self._pricing)
+            if not choices:
+                continue
+            try:
+                damages = self.trials.evaluations.damages(step, choices, deadline)
+            except TimeUpError:
+                self.trials.notes.append(
+                    f"time limit: {step.name} was left out, its damage takes long to measure"
+                )
+                continue
+            usable = tuple(choice for choice in choices if np.isfinite(damages[choice.key].distortion))
+            sized = self.max_bytes is not None
+            options += priced(
+                self._clean, step, usable, damages, self._saving, report=self._pricing, sized=sized
+            )
         return tuple(options)
 
     def _saving(self, changed: ir.Model) -> float:
@@ -106,45 +125,43 @@ class Search:
     def _pricing(self, done: int, total: int) -> None:
         self.progress.step(done, total, "price choices")
 
-    def _everything(self, statics: tuple[StaticOption, ...]) -> Rates:
+    def _everything(self) -> None:
         """Measure the largest static saving; then ever less damage until the loss is within the budget."""
-        rates, bound = Rates(loss_per_damage=0.0), float("inf")
+        bound = float("inf")
         for _ in range(1 + self.rounds.repairs):
-            chosen = JointProblem(statics, (), rates, self._classes).fastest(bound)
-            if not chosen.statics:
+            chosen = self._solved(JointProblem(self.statics, (), self.rates, self._classes), bound)
+            if chosen is None or not chosen.statics:
                 break
             candidate = self.trials.try_plan(chosen.statics, None)
-            rates = self._corrected(rates, chosen, candidate)
+            self._learn_rates(chosen, candidate)
             if candidate is not None and candidate.loss <= self.trials.allowed:
                 self.trials.predictor.anchor(candidate.model)
                 break
             bound = min(SHRINK * bound, self.trials.allowed)
-        return rates
 
-    def _corrected(self, rates: Rates, chosen: Chosen, candidate: Candidate | None) -> Rates:
-        """Rates under which the measured plan would have been predicted right."""
+    def _learn_rates(self, chosen: Chosen, candidate: Candidate | None) -> None:
+        """Rates under which the measured plan, static choices alone, would have been predicted right."""
         damage = sum(option.damage.additive(classes=self._classes) for option in chosen.statics)
         saving = sum(option.saving for option in chosen.statics)
-        if damage <= 0.0:
-            return rates
+        loss_rate, scale = self.rates.loss_per_damage, self.rates.saving_scale
         if candidate is None:  # moved the output further than its family declares: far too much
-            return replace(
-                rates, loss_per_damage=max(2.0 * self.trials.allowed / damage, rates.loss_per_damage)
-            )
-        # What is not seen on so many samples is not nothing: half a sample.
-        loss = max(candidate.loss, 0.5 / len(self.trials.judge.samples))
-        saved = self._baseline - candidate.seconds.seconds
-        scale = saved / saving if saving > 0.0 and saved > 0.0 else rates.saving_scale
-        return Rates(loss / damage, scale)
+            worst = 2.0 * self.trials.allowed / damage if damage > 0.0 else loss_rate
+            self.rates = Rates(max(worst, loss_rate), scale)
+            return
+        if damage > 0.0:
+            # What is not seen on so many samples is not nothing: half a sample.
+            loss_rate = max(candidate.loss, 0.5 / len(self.trials.judge.samples)) / damage
+        if saving > 0.0:
+            scale = max(self._baseline - candidate.seconds.seconds, 0.0) / saving
+        self.rates = Rates(loss_rate, scale)
 
     def _schedules(self) -> tuple[Schedule, ...]:
         found: list[Schedule] = []
-        for step in self.families:
-            if not tunes(step):
-                continue
+        steps = [step for step in self.families if tunes(step)]
+        for place, step in enumerate(steps):
             if step.separable:
-                evaluations = self.trials.evaluations
-                evaluations.site_fits(step, self.trials.deadline.share(FIT_TIME_SHARE))
+                share = FIT_TIME_SHARE / (len(steps) - place)
+                self.trials.evaluations.site_fits(step, self.trials.deadline.share(share))
             candidate = self.trials.try_plan((), step)
             if candidate is not None:
                 found += schedules_of(step, candidate.points, self._baseline)
@@ -156,15 +173,21 @@ class Search:
                 *advised_plan(self.advice, self.statics, self.families, classes=self._classes)
             )
         for share in self.rounds.shares:
-            self._try(problem.fastest(share * self.trials.allowed, max_bytes=self.max_bytes))
-        if self.target_seconds is None:
-            return
+            self._try(self._solved(problem, share * self.trials.allowed))
+        if self.target_seconds is not None:
+            self._try(self._solved(problem, 0.0, min_saving=self._baseline - self.target_seconds))
+
+    def _solved(
+        self, problem: JointProblem, max_loss: float, *, min_saving: float | None = None
+    ) -> Chosen | None:
+        """The best plan within the bounds; ``None``, and why in the notes, when nothing keeps them."""
         try:
-            chosen = problem.safest(self._baseline - self.target_seconds)
-        except InfeasibleError as error:
-            self.trials.notes.append(f"the latency asked for is predicted to be out of reach: {error}")
-        else:
-            self._try(chosen)
+            if min_saving is not None:
+                return problem.safest(min_saving)
+            return problem.fastest(max_loss, max_bytes=self.max_bytes)
+        except BudgetError as error:
+            self.trials.notes.append(f"no plan at a search loss of {100 * max_loss:.2f} points: {error}")
+            return None
 
     def _correct(self, problem: JointProblem) -> bool:
         """Plan again with the knobs as they turned out on the best plan; whether something new came up."""
@@ -175,18 +198,29 @@ class Search:
         body = [option for option in problem.statics if option.choice.key in taken]
         step = best.plan.parts[0].step
         schedules = schedules_of(step, best.points, self._baseline)
-        alone = tuple(without_statics(s, body, problem.rates, classes=self._classes) for s in schedules)
-        chosen = replace(problem, schedules=alone).fastest(self.trials.allowed, max_bytes=self.max_bytes)
-        if self.trials.was_tried(chosen.statics, chosen.knobs):
+        alone = tuple(without_statics(s, body, self.rates, classes=self._classes) for s in schedules)
+        again = replace(problem, schedules=alone, rates=self.rates)
+        chosen = self._solved(again, self.trials.allowed)
+        if chosen is None or self.trials.was_tried(chosen.statics, chosen.knobs):
             return False
         return self._try(chosen) is not None
 
-    def _try(self, chosen: Chosen) -> Candidate | None:
-        return self.trials.try_plan(chosen.statics, chosen.knobs)
+    def _try(self, chosen: Chosen | None) -> Candidate | None:
+        if chosen is None:
+            return None
+        candidate = self.trials.try_plan(chosen.statics, chosen.knobs)
+        if chosen.knobs is None:
+            self._learn_rates(chosen, candidate)
+        return candidate
 
     def _fastest(self) -> Candidate | None:
-        within = [c for c in self.trials.found if c.loss <= self.trials.allowed]
-        return min(within, key=lambda c: c.seconds.seconds, default=None)
+        within = [c for c in self.trials.found if c.loss <= self.trials.allowed and self._is_small_enough(c)]
+        return min(within, key=lambda c: (c.seconds.seconds, describe(c.plan)), default=None)
+
+    def _is_small_enough(self, candidate: Candidate) -> bool:
+        if self.max_bytes is None:
+            return True
+        return tensor_bytes(candidate.model) - tensor_bytes(self._clean) <= self.max_bytes
 
     def _tell_rejected(self, rejected: Sequence[Candidate]) -> None:
         self.trials.notes.extend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from adapass.executor import TimeUpError
 
@@ -29,7 +30,14 @@ class Deadline:
         if self.passed:
             raise TimeUpError("the time limit of the search was reached")
 
+    @property
+    def limited(self) -> bool:
+        return self.at is not None
+
     def share(self, part: float) -> Deadline:
         """An earlier deadline: after ``part`` of the time that is left."""
         left = self.seconds_left
         return self if left is None else Deadline(self.clock() + part * left, self.clock)
+
+
+NEVER: Final = Deadline()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from adapass.search import tasks
 from adapass.search.deadline import Deadline
 from adapass.search.plan import Part, Plan
 from adapass.search.point_files import Points
-from adapass.search.store import Entry, Store
+from adapass.search.store import Entry, Fits, Store
 
 SITES_EACH = 3
 """Sites fitted in one task. They share one run of the network up to the last of them."""
@@ -55,16 +55,24 @@ class Evaluations:
     deadline: Deadline
     _fits: dict[str, dict[str, SiteFit]] = field(default_factory=dict[str, dict[str, SiteFit]])
 
-    def damages(self, step: BudgetedPass, choices: Sequence[Choice]) -> dict[str, Damage]:
-        """Of each choice alone, by its key."""
+    def damages(
+        self, step: BudgetedPass, choices: Sequence[Choice], deadline: Deadline | None = None
+    ) -> dict[str, Damage]:
+        """Of each choice alone, by its key.
+
+        Raises:
+            TimeUpError: the deadline passed.
+
+        """
         wanted = [tasks.PackedPart.of(Part(step, group)) for group in _groups(choices, CHOICES_EACH)]
         made = [tasks.DamageTask(self._clean, self._fit, self.damage_samples, part) for part in wanted]
         entries = [self.store.numbers("damage", f"{self._key}|{part}") for part in wanted]
-        found = self._run(tasks.measure_damage, made, entries, "damage of choices")
+        found = self._run(tasks.measure_damage, made, entries, "damage of choices", deadline)
         return {key: tasks.read_damage(numbers) for group in found for key, numbers in group.items()}
 
     def site_fits(self, step: BudgetedPass, deadline: Deadline | None = None) -> Mapping[str, SiteFit]:
         """Of every site ``step`` proposes on the clean model; when time is up, of those that are finished."""
+        step = step.fitting
         if str(step) in self._fits:
             return self._fits[str(step)]
         # The middle of the network first: exits there save much and are right often.
@@ -74,9 +82,8 @@ class Evaluations:
         entries = [self.store.fits("sites", f"{self._key}|{part}") for part in wanted]
         try:
             found = self._run(tasks.fit_sites, made, entries, f"fit {step.name}", deadline)
-        except TimeUpError:
-            # Each finished group was stored when it came.
-            found = [fits for entry in entries if (fits := entry.read()) is not None]
+        except TimeUpError as error:
+            found = list(cast("Mapping[int, Fits]", error.done).values())
         self._fits[str(step)] = {site: fit for group in found for site, fit in group.items()}
         return self._fits[str(step)]
 
@@ -95,11 +102,14 @@ class Evaluations:
 
     def outputs(self, model: ir.Model) -> Array:
         """The first output on every search sample, [N, ...]."""
-        shared = self.executor.share(pack_model(model))
         rows = _groups(range(len(self.samples)), ROWS_EACH)
-        made = [tasks.OutputsTask(shared, self._samples, tuple(chunk)) for chunk in rows]
         key = f"{digest(model)}|{self.fingerprint}"
         entries = [self.store.array("outputs", f"{key}|{index}") for index in range(len(rows))]
+        known = [found for entry in entries if (found := entry.read()) is not None]
+        if len(known) == len(rows):
+            return np.concatenate(known)
+        shared = self.executor.share(pack_model(model))
+        made = [tasks.OutputsTask(shared, self._samples, tuple(chunk)) for chunk in rows]
         return np.concatenate(self._run(tasks.run_samples, made, entries, "run on the search samples"))
 
     def points(self, model: ir.Model, how: str) -> Entry[Points]:
@@ -127,13 +137,19 @@ class Evaluations:
         known = [entry.read() for entry in entries]
         missing = [index for index, result in enumerate(known) if result is None]
         limit = (deadline or self.deadline).at
-        fresh = self.executor.map(
-            function,
-            [made[index] for index in missing],
-            report=partial(self._report, what),
-            each=lambda place, result: entries[missing[place]].write(result),
-            deadline=limit,
-        )
+        stored = {index: result for index, result in enumerate(known) if result is not None}
+        try:
+            fresh = self.executor.map(
+                function,
+                [made[index] for index in missing],
+                report=partial(self._report, what),
+                each=lambda place, result: entries[missing[place]].write(result),
+                deadline=limit,
+            )
+        except TimeUpError as error:
+            done = cast("Mapping[int, R]", error.done)
+            finished = {missing[place]: result for place, result in done.items()}
+            raise TimeUpError(str(error), {**stored, **finished}) from error
         results = dict(zip(missing, fresh, strict=True))
         return [results[i] if result is None else result for i, result in enumerate(known)]
 

@@ -45,18 +45,19 @@ def evolve(trials: Trials, problem: JointProblem, *, count: int, seed: int) -> N
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    groups = _by_worth(problem)
+    groups = _by_worth(problem.possible())
     families = tuple(dict.fromkeys(schedule.step for schedule in problem.schedules))
     for candidate in trials.found:
         study.enqueue_trial(_genome(candidate, groups))
     for number in range(count + len(trials.found)):
         trials.progress.step(number, count + len(trials.found), "breed recipes")
-        _breed(study, trials, groups, families)
+        _breed(study, trials, problem.possible(), groups, families)
 
 
 def _breed(
     study: optuna.Study,
     trials: Trials,
+    problem: JointProblem,
     groups: Sequence[Sequence[StaticOption]],
     families: Sequence[BudgetedPass],
 ) -> None:
@@ -66,7 +67,8 @@ def _breed(
     knobs = asked.suggest_categorical("knobs", [NONE, *(str(step) for step in families)])
     taken = [g for i, g in enumerate(groups) if asked.suggest_categorical(f"group {i}", [False, True])]
     step = next((step for step in families if str(step) == knobs), None)
-    candidate = trials.try_plan([option for group in taken for option in group], step)
+    statics = [option for group in taken for option in group]
+    candidate = trials.try_plan(statics, step) if problem.allows(statics) else None
     if candidate is None:
         study.tell(asked, state=optuna.trial.TrialState.FAIL)
     else:

@@ -70,7 +70,7 @@ class JointProblem:
     def fastest(self, max_loss: float, *, max_bytes: float | None = None) -> Chosen:
         """The largest predicted saving at a predicted loss of at most ``max_loss``."""
         limits = {} if max_bytes is None else {"bytes": max_bytes}
-        return self._chosen(maximize_saving(self.problem, max_damage=max_loss, limits=limits))
+        return self._chosen(maximize_saving(self.possible().problem, max_damage=max_loss, limits=limits))
 
     def safest(self, min_saving: float) -> Chosen:
         """The least predicted loss that saves at least so many seconds.
@@ -79,7 +79,7 @@ class JointProblem:
             InfeasibleError: nothing saves as much.
 
         """
-        return self._chosen(minimize_damage(self.problem, min_saving=min_saving))
+        return self._chosen(minimize_damage(self.possible().problem, min_saving=min_saving))
 
     @property
     def problem(self) -> Problem:
@@ -113,19 +113,30 @@ class JointProblem:
     def _exclusions(self) -> Iterator[tuple[str, str]]:
         seen: set[frozenset[str]] = set()
         for option in self.statics:
-            for other in self.statics:
+            for other in self._named(option.choice.excludes):
                 pair = frozenset((option.key, other.key))
-                named = (other.choice.family, other.choice.site) in option.choice.excludes
-                if named and other.slot != option.slot and pair not in seen:
+                if other.slot != option.slot and pair not in seen:
                     seen.add(pair)
                     yield option.key, other.key
 
     def _implications(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         for option in self.statics:
             if option.choice.needs:
-                pairs = option.choice.needs
-                keys = [o.key for o in self.statics if (o.choice.family, o.choice.site) in pairs]
-                yield option.key, tuple(keys)
+                yield option.key, tuple(o.key for o in self._named(option.choice.needs))
+
+    def _named(self, pairs: frozenset[tuple[str, str]]) -> list[StaticOption]:
+        if not pairs:
+            return []
+        return [o for o in self.statics if (o.choice.family, o.choice.site) in pairs]
+
+    def possible(self) -> JointProblem:
+        """Without options that need something nobody offers."""
+        kept = tuple(o for o in self.statics if not o.choice.needs or self._named(o.choice.needs))
+        return self if kept == self.statics else replace(self, statics=kept).possible()
+
+    def allows(self, statics: Sequence[StaticOption]) -> bool:
+        """Whether these can be chosen together."""
+        return self.problem.allows([option.key for option in statics])
 
     def _loss(self, option: StaticOption) -> float:
         return option.damage.additive(classes=self.classes) * self.rates.loss_per_damage

@@ -35,9 +35,6 @@ class Plan:
     def __str__(self) -> str:
         return " + ".join(f"{part.step.name} x{len(part.choices)}" for part in self.parts) or "clean"
 
-    def with_part(self, part: Part) -> Plan:
-        return Plan((*self.parts, part))
-
 
 def apply_plan(
     clean: ir.Model,

@@ -27,7 +27,7 @@ class StaticOption:
     depth: float
     """Share of the model's work that is done before its site."""
     saved_bytes: int
-    """Of stored weights."""
+    """Of stored weights; 0 where nobody asked."""
 
     @property
     def slot(self) -> str:
@@ -51,13 +51,16 @@ def priced(
     choices: Sequence[Choice],
     damages: Mapping[str, Damage],
     saving: Callable[[ir.Model], float],
+    *,
     report: Callable[[int, int], None],
+    sized: bool = False,
 ) -> list[StaticOption]:
     """Every choice with its numbers; ``saving`` prices a changed model against the clean one.
 
     Choices of one kind in one region (the four equal products of an attention block) are priced together,
     and each kind once. What kinds save does not add up: neighbours share conversions. So a choice counts
     with the share of the family's joint saving that is in proportion to what its kind saves.
+    Bytes are looked at where ``sized`` asks for it.
     """
     places = _places(clean)
     groups: dict[tuple[int, Kind], list[Choice]] = {}
@@ -73,7 +76,7 @@ def priced(
         alone |= {choice.key: price[sort] for choice in members}
         report(index + 1, len(groups))
     shares = _shared(alone, saving(with_choices(clean, step, one_a_site(choices))))
-    freed = _freed_bytes(clean, step, choices)
+    freed = _freed_bytes(clean, step, choices) if sized else {}
     return [
         StaticOption(
             step,
@@ -81,7 +84,7 @@ def priced(
             shares[choice.key],
             damages[choice.key],
             places[choice.site].depth if choice.site in places else 0.0,
-            freed[choice.key],
+            freed.get(choice.key, 0),
         )
         for choice in choices
     ]

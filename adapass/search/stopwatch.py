@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,9 +40,8 @@ class Stopwatch:
     table: RegionTable
     machine: str
     """``Fingerprint.key``: part of every cache key."""
-    _activations: dict[tuple[int, tuple[str, ...]], list[Feeds]] = field(
-        default_factory=dict[tuple[int, tuple[str, ...]], list[Feeds]]
-    )
+    check: Callable[[], None] = lambda: None
+    """Called before anything is measured; raises where there is no time for it."""
 
     @property
     def measures(self) -> bool:
@@ -55,18 +54,22 @@ class Stopwatch:
 
     def piece(self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], options: Options) -> Cost:
         """Mean latency of the part of ``model`` from values ``inputs`` to values ``outputs``."""
-        return self._cost(extract(model, inputs, outputs), self._inputs_of_piece(model, inputs), options)
+        return self.pieces(model, [(inputs, outputs)], options)[0]
 
-    def extracted(self, source: ir.Model, piece: ir.Model, inputs: Sequence[str], options: Options) -> Cost:
-        """Mean latency of a piece that begins at values ``inputs``, fed with what these are in ``source``."""
-        return self._cost(piece, self._inputs_of_piece(source, inputs), options)
-
-    def _inputs_of_piece(self, model: ir.Model, inputs: Sequence[str]) -> Sequence[Feeds]:
-        key = (id(model), tuple(inputs))
-        if key not in self._activations:
-            session = Session(model, outputs=list(inputs), threads=self.threads)
-            self._activations[key] = [session.run(feed) for feed in self.feeds]
-        return self._activations[key]
+    def pieces(
+        self, model: ir.Model, spans: Sequence[tuple[Sequence[str], Sequence[str]]], options: Options
+    ) -> list[Cost]:
+        """Mean latency of each part of ``model`` from values to values; the model is run once for all."""
+        wanted = list(dict.fromkeys(name for inputs, _ in spans for name in inputs))
+        self.check()
+        session = Session(model, outputs=wanted, threads=self.threads)
+        rows = [session.run(feed) for feed in self.feeds]
+        return [
+            self._cost(
+                extract(model, inputs, outputs), [{n: row[n] for n in inputs} for row in rows], options
+            )
+            for inputs, outputs in spans
+        ]
 
     def region(
         self, content: str, build: Callable[[], ir.Model], feeds: Sequence[Feeds], options: Options
@@ -80,6 +83,7 @@ class Stopwatch:
         key = self.key(content, feeds, options)
         if (known := self.table.get(key)) is not None:
             return known
+        self.check()
         with TemporaryDirectory(prefix="adapass-") as name:
             folder = Path(name)
             self.generator.build(build(), self.target, folder, options)
@@ -101,6 +105,7 @@ class Stopwatch:
         key = self.key(content, feeds, options)
         if (known := self.table.get_group(key)) is not None:
             return known
+        self.check()
         with TemporaryDirectory(prefix="adapass-") as name, ExitStack() as opened:
             contestants: dict[str, Contestant] = {}
             for label, model in build().items():

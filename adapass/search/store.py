@@ -42,6 +42,7 @@ class Entry(Generic[T]):
         if self.path is None or not self.path.exists():
             return None
         try:
+            _check_sum(self.path)
             return self.decode(self.path)
         except DAMAGED:
             _remove(self.path)
@@ -55,6 +56,7 @@ class Entry(Generic[T]):
         _remove(part)
         self.encode(part, value)
         _remove(self.path)
+        _sum_file(self.path).write_text(_sum(part))
         part.rename(self.path)
 
     def get(self, compute: Callable[[], T]) -> T:
@@ -76,6 +78,8 @@ class Store:
     """Entries of one run, in one folder; without a folder nothing is kept."""
 
     folder: Path | None = None
+    versions: str = ""
+    """Of everything that has a say in the results: part of every key."""
 
     def numbers(self, kind: str, key: str) -> Entry[Numbers]:
         """Pairs of numbers by name; the second may be absent."""
@@ -104,7 +108,27 @@ class Store:
     def _path(self, kind: str, key: str, suffix: str) -> Path | None:
         if self.folder is None:
             return None
-        return self.folder / f"{kind}-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}{suffix}"
+        named = hashlib.blake2b(f"{self.versions}|{key}".encode(), digest_size=12).hexdigest()
+        return self.folder / f"{kind}-{named}{suffix}"
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sum")
+
+
+def _sum(path: Path) -> str:
+    """Of the bytes of a file, or of all files of a folder."""
+    found = hashlib.blake2b(digest_size=16)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        data = file.read_bytes()
+        found.update(f"{file.name if path.is_dir() else ''}|{len(data)}|".encode())
+        found.update(data)
+    return found.hexdigest()
+
+
+def _check_sum(path: Path) -> None:
+    if _sum_file(path).read_text() != _sum(path):
+        raise ValueError(f"{path} is not what was written")
 
 
 def _remove(path: Path) -> None:

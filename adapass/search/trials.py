@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adapass.budgeted import Array, BudgetedPass, Feeds, OperatingPoint, Samples
+from adapass.budgeted import Array, BudgetedPass, Feeds, OperatingPoint, Samples, Span
 from adapass.cost.model import Cost
 from adapass.cost.predict import Predictor
 from adapass.generator import Options
@@ -110,7 +110,9 @@ class Trials:
     def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
         step = plan.parts[0].step
         services = SearchServices(self.judge, self.watch, self.build, self.deadline)
-        entry = self.evaluations.points(model, f"{step}|{self.allowed}")
+        judged = f"{self.judge.metric}|{self.judge.threshold}|{self.allowed}"
+        timed = self.watch.key("", self.watch.feeds, self.build).to_json()
+        entry = self.evaluations.points(model, f"{step}|{judged}|{timed}")
         points = entry.get(lambda: step.tune(model, services, self.allowed))
         if not points:
             self.notes.append(f"{plan}: no setting of its knobs is both faster and within the budget")
@@ -164,7 +166,7 @@ def tunes(step: BudgetedPass) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SearchServices:
-    """See ``adapass.budgeted.Services``. Everything looks at the clock."""
+    """See ``adapass.budgeted.Services``. Taking samples and measuring look at the clock."""
 
     judge: Judge
     watch: Stopwatch
@@ -178,9 +180,8 @@ class SearchServices:
     def losses(self, output: Array) -> npt.NDArray[np.float64]:
         return self.judge.losses(output)
 
-    def seconds(self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> float:
-        self.deadline.check()
-        return self.watch.piece(model, inputs, outputs, self.build).seconds
+    def seconds(self, model: ir.Model, spans: Sequence[Span]) -> list[float]:
+        return [cost.seconds for cost in self.watch.pieces(model, spans, self.build)]
 
 
 @dataclass(frozen=True, slots=True)

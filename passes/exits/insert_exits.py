@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -166,6 +166,11 @@ class InsertExits(BudgetedPass):
         """
         record = read_record(model)
         install(model, record, self._winners(model, data))
+
+    @property
+    def fitting(self) -> InsertExits:
+        """Heads do not depend on the rule that reads them."""
+        return replace(self, rule=Rule.MAX_PROBABILITY)
 
     def fit_sites(self, model: ir.Model, data: Samples | None) -> Mapping[str, SiteFit]:
         """The fitted head of every exit in ``model``, by its cut.

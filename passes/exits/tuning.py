@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adapass.budgeted import Array, OperatingPoint, Samples, Services
+from adapass.budgeted import Array, OperatingPoint, Samples, Services, Span
 from adapass.errors import ModelError
 from adapass.ops import EXIT_THRESHOLDS, Exit, read_exits
 from adapass.passes.exits.record import ExitsRecord, read_record
@@ -65,12 +65,14 @@ def measure_costs(model: ir.Model, record: ExitsRecord, services: Services) -> C
     starts: list[Sequence[str]] = [_graph_inputs(model)]
     starts += [_unique(head.cut, *head.side_values) for head in record.heads]
     ends = [*record.cuts, final]
-    segments = [services.seconds(model, start, [end]) for start, end in zip(starts, ends, strict=True)]
-    heads = [services.seconds(model, *_head(record, found)) for found in exits]
-    return Costs(np.asarray(segments), np.asarray(heads), removable=record.rule is not Rule.PATIENCE)
+    spans: list[Span] = [(start, [end]) for start, end in zip(starts, ends, strict=True)]
+    spans += [_head(record, found) for found in exits]
+    seconds = np.asarray(services.seconds(model, spans))
+    removable = record.rule is not Rule.PATIENCE
+    return Costs(seconds[: len(ends)], seconds[len(ends) :], removable=removable)
 
 
-def _head(record: ExitsRecord, found: Exit) -> tuple[Sequence[str], Sequence[str]]:
+def _head(record: ExitsRecord, found: Exit) -> Span:
     """Inputs and outputs of the piece that is one head. Patience counts are left out: they are scalars."""
     head = record.heads[found.index]
     start = _unique(head.cut, *([] if head.mask is None else [head.mask]))

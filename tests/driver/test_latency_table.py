@@ -75,7 +75,7 @@ def test_every_step_gets_a_share_of_what_is_left() -> None:
     clock.now = 159.0
     search.check()
     assert plan.seconds_left == pytest.approx(61.0)
-    assert plan.race_seconds() == pytest.approx(0.25 * 61.0)
+    assert plan.race_seconds() == pytest.approx(0.2 * 61.0)
     assert plan.proof_steps(1000, 0.005, 12) == 4
     assert plan.proof_steps(1000, 1.0, 12) == 0
     clock.now = 160.0
