@@ -32,7 +32,7 @@ CALL, ENTER, NODE, WEIGHT = 5e-6, 20e-6, 1e-6, 1e-8
 
 @dataclass(frozen=True)
 class Network:
-    """A layer, residual blocks ``x + w relu(v x)``, a classifier; an exit after each of the first ``exits`` blocks."""
+    """A layer, residual blocks ``x + w relu(v x)``, a classifier; exits after the first blocks."""
 
     hidden: tuple[int, ...]
     exits: int = 0
