@@ -44,6 +44,8 @@ TOLERANCE: Final = 0.12
 BASE_SPREAD: Final = 0.04
 """What neither noise nor interpolation explains, relative: alignment of memory, the state of caches."""
 UNANCHORED_SPREAD: Final = 0.1
+ANCHOR_TAKES: Final = 3
+"""Separate measurements of an anchor; the median counts."""
 ANCHOR_DOUBT: Final = 0.5
 """Share of an anchor's correction by which another model may need a different one."""
 OVERHEAD_DOUBT: Final = 0.5
@@ -139,7 +141,12 @@ class Predictor:
         inputs, _ = joined(pieces, layout.flow)
         feeds = piece_feeds(layout.model, inputs, prices.feeds)
         key = "|".join(piece.key for piece in pieces)
-        found = self.watch.region(f"whole:{key}", lambda: layout.part(pieces), feeds, self.options).seconds
+        # Everything priced later hangs on this number: one bad moment of the machine must not decide it.
+        takes = [
+            self.watch.region(f"whole:{take}:{key}", lambda: layout.part(pieces), feeds, self.options).seconds
+            for take in range(ANCHOR_TAKES)
+        ]
+        found = float(np.median(takes))
         size = sum(piece.weight_bytes for piece in pieces)
         share = sum(piece.share_8bit * piece.weight_bytes for piece in pieces) / max(1, size)
         return Anchor(round(share), size, found / said)

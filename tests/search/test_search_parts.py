@@ -211,3 +211,21 @@ def test_a_perfect_output_has_no_error(labels: Array, shape: tuple[int, ...], me
 def test_spread_indices() -> None:
     assert list(spread_indices(3, 9)) == [0, 1, 2]
     assert list(spread_indices(9, 3)) == [0, 4, 8]
+
+
+def test_an_entry_that_was_changed_is_dropped(tmp_path: Path) -> None:
+    store = Store(tmp_path / "work")
+    entry = store.packed("fitted", "k")
+    entry.write(pack_model(parse(_model())))
+    assert entry.path is not None
+    model = entry.path / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00")
+
+    assert entry.read() is None
+    assert not entry.path.exists()
+
+
+def test_other_versions_do_not_share_entries(tmp_path: Path) -> None:
+    Store(tmp_path / "work", "1").array("outputs", "k").write(np.arange(3))
+
+    assert Store(tmp_path / "work", "2").array("outputs", "k").read() is None

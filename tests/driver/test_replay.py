@@ -1,0 +1,57 @@
+"""Recipes that do not belong to the model are refused before anything is fitted."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adapass.driver.optimize import optimize
+from adapass.errors import RecipeError
+
+ASSETS = Path(str(files("adapass") / "assets"))
+
+
+def _replay(folder: Path, families: list[dict[str, object]], knobs: dict[str, list[float]]) -> None:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"schema": 1, "families": families, "knobs": knobs}))
+    optimize(
+        ASSETS / "demo.onnx",
+        data=ASSETS / "demo_fit.npz",
+        eval_data=ASSETS / "demo_eval.npz",
+        max_drop=0.02,
+        mode="quick",
+        threads=1,
+        workers=0,
+        recipe=recipe,
+        output=folder / "out.adapass",
+    )
+
+
+def _family(name: str, site: str, setting: str) -> dict[str, object]:
+    return {"pass": name, "options": {}, "choices": [{"site": site, "setting": setting}]}
+
+
+@pytest.mark.parametrize(
+    ("families", "message"),
+    [
+        ([_family("quantize-8bit", "nowhere", "static")], "quantize-8bit:nowhere=static"),
+        ([_family("insert-exits", "nowhere", "auto")], "insert-exits:nowhere=auto"),
+    ],
+)
+def test_sites_of_another_model(families: list[dict[str, object]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        _replay(tmp_path, families, {})
+
+    assert not (tmp_path / "out.adapass").exists()
+
+
+def test_a_weight_is_no_knob(tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    model = ir.load(ASSETS / "demo.onnx")
+    weight = next(iter(model.graph.initializers))
+    with pytest.raises(RecipeError, match="which the rewritten model does not have"):
+        _replay(tmp_path, [], {weight: [0.5]})
