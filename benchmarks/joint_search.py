@@ -38,12 +38,12 @@ from adapass.machine import fingerprint
 from adapass.progress import Silent
 from adapass.search.candidates import Search
 from adapass.search.judge import Judge, stack_outputs
-from adapass.search.trials import Candidate, SearchServices, Trials, tunes
+from adapass.search.trials import Candidate, Trials, tunes
 from benchmarks.harness import shared_folder, write_results
 
 DATA = {"minilm-sst2": "sst2", "resnet56-cifar10": "cifar10"}
 THREADS = 2
-BUDGETS = (0.005, 0.01, 0.02)
+BUDGETS = (0.01, 0.02)
 ROUNDS = 8
 
 
@@ -122,7 +122,7 @@ def _exits_first(own: Trials) -> Candidate | None:
 
 def _turned(candidate: Candidate, point: OperatingPoint, trials: Trials) -> Candidate:
     """The candidate at thresholds that were chosen for another model."""
-    services = SearchServices(trials.judge, trials.watch, trials.build, trials.deadline)
+    services = trials.services
     model = at_point(candidate.model, point)
     loss = float(np.mean(services.losses(trials.evaluations.outputs(model))))
     return replace(candidate, loss=loss, points=(replace(point, loss=loss),))

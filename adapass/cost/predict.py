@@ -291,6 +291,11 @@ class Predictor:
             self._overheads[key] = measure_overhead(measure, rows, width)
         return self._overheads[key]
 
+    @property
+    def call_seconds(self) -> float:
+        """What a call costs that computes nothing, at the batch size of the watch's feeds."""
+        return self._call(self.prices()) if self.watch.measures else 0.0
+
     def _call(self, prices: Prices) -> float:
         """Seconds of a call that computes nothing."""
         if prices.batch not in self._calls:

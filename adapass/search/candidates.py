@@ -26,6 +26,7 @@ from adapass.search.advisor import Advice, advised_plan
 from adapass.search.evaluations import one_setting_a_site
 from adapass.search.evolve import evolve
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
+from adapass.search.judge import spread_indices
 from adapass.search.rounds import Rounds
 from adapass.search.statics import StaticOption, priced
 from adapass.search.trials import Candidate, Trials, describe, tunes
@@ -35,6 +36,8 @@ FIT_TIME_SHARE = 0.6
 CLASS_METRICS = frozenset({Metric.ACCURACY, Metric.AGREEMENT})
 STATICS_TIME_SHARE = 0.35
 """Share of the time left that measuring the damage of one static family may take."""
+FEW_SAMPLES = 16
+"""Samples that plans are fitted on which are only timed."""
 SHRINK = 0.5
 NO_RATES = Rates(loss_per_damage=0.0)
 
@@ -113,17 +116,18 @@ class Search:
                 continue
             usable = tuple(choice for choice in choices if np.isfinite(damages[choice.key].distortion))
             sized = self.max_bytes is not None
+            self.trials.deadline.check()
+            few = spread_indices(len(self.trials.evaluations.fit), FEW_SAMPLES)
             options += priced(
-                self._clean, step, usable, damages, self._saving, report=self._pricing, sized=sized
+                self._clean,
+                step,
+                usable,
+                damages,
+                self.trials.seconds,
+                fit=self.trials.evaluations.fit.subset(list(few)),
+                sized=sized,
             )
         return tuple(options)
-
-    def _saving(self, changed: ir.Model) -> float:
-        self.trials.deadline.check()
-        return self.trials.predictor.saving(self._clean, changed).seconds
-
-    def _pricing(self, done: int, total: int) -> None:
-        self.progress.step(done, total, "price choices")
 
     def _everything(self) -> None:
         """Measure the largest static saving; then ever less damage until the loss is within the budget."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import onnx_ir as ir
 
-from adapass.analyses.cut_points import CutPoints
 from adapass.analyses.work import Work
-from adapass.budgeted import BudgetedPass, Choice, Damage
+from adapass.budgeted import BudgetedPass, Choice, Damage, Samples
 from adapass.facts import FactCache
 from adapass.graph.tensors import tensor_bytes
 from adapass.graph.text import clone
+
+MAX_KINDS: Final = 12
+CLEAN, ALL = "clean", "all"
+Seconds = Callable[[str, Mapping[str, ir.Model]], Mapping[str, float]]
+"""From a text that names the question, and models by name, to mean seconds of a call of each, in turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,18 @@ class StaticOption:
         return f"{self.slot}={self.choice.setting}"
 
 
-def with_choices(clean: ir.Model, step: BudgetedPass, choices: Sequence[Choice]) -> ir.Model:
-    """The structure after some choices; weights and scales are not fitted, which latency does not see."""
+def with_choices(
+    clean: ir.Model, step: BudgetedPass, choices: Sequence[Choice], fit: Samples | None = None
+) -> ir.Model:
+    """Some choices made, fitted on ``fit`` where it is given.
+
+    For latency a few samples do, but without any it is another model: with the placeholder scales of 8 bits
+    the runtime leaves conversions unfused, and a network took three times as long.
+    """
     model = clone(clean)
     step.apply(model, FactCache(model), choices)
+    if fit is not None and choices:
+        step.fit(model, fit)
     return model
 
 
@@ -50,32 +63,34 @@ def priced(
     step: BudgetedPass,
     choices: Sequence[Choice],
     damages: Mapping[str, Damage],
-    saving: Callable[[ir.Model], float],
+    seconds: Seconds,
     *,
-    report: Callable[[int, int], None],
+    fit: Samples,
     sized: bool = False,
 ) -> list[StaticOption]:
-    """Every choice with its numbers; ``saving`` prices a changed model against the clean one.
+    """Every choice with its numbers.
 
-    Choices of one kind in one region (the four equal products of an attention block) are priced together,
-    and each kind once. What kinds save does not add up: neighbours share conversions. So a choice counts
-    with the share of the family's joint saving that is in proportion to what its kind saves.
-    Bytes are looked at where ``sized`` asks for it.
+    What single choices save does not add up: neighbours share conversions, and one alone has to pay for all
+    of them. So choices are priced in the company they will have: what the whole model loses when all
+    choices of one kind are taken back, everything else made. A choice counts with its part of what all
+    of them save together, in proportion to that. ``fit`` are the few samples that models to be timed are
+    fitted on. Bytes are looked at where ``sized`` asks for it.
     """
     places = _places(clean)
-    groups: dict[tuple[int, Kind], list[Choice]] = {}
-    for choice in choices:
-        place = places.get(choice.site, _Place(0, 0.0, ("", 0, 0)))
-        groups.setdefault((place.region, place.kind), []).append(choice)
-    price: dict[tuple[Kind, int], float] = {}
-    alone: dict[str, float] = {}
-    for index, ((_, kind), members) in enumerate(groups.items()):
-        sort = (kind, len(members))
-        if sort not in price:
-            price[sort] = saving(with_choices(clean, step, members)) / len(members)
-        alone |= {choice.key: price[sort] for choice in members}
-        report(index + 1, len(groups))
-    shares = _shared(alone, saving(with_choices(clean, step, one_a_site(choices))))
+    kinds = _kinds(choices, places)
+    every = one_a_site(choices)
+    models = {CLEAN: clean, ALL: with_choices(clean, step, every, fit)}
+    for name, members in kinds.items():
+        rest = [choice for choice in every if choice not in members]
+        models[name] = with_choices(clean, step, rest, fit)
+    timed = seconds(f"{step}|{[choice.key for choice in choices]}", models)
+    together = timed[CLEAN] - timed[ALL]
+    alone = {
+        choice.key: (timed[name] - timed[ALL]) / len(members)
+        for name, members in kinds.items()
+        for choice in members
+    }
+    shares = _shared(alone, together)
     freed = _freed_bytes(clean, step, choices) if sized else {}
     return [
         StaticOption(
@@ -90,6 +105,18 @@ def priced(
     ]
 
 
+def _kinds(choices: Sequence[Choice], places: Mapping[str, _Place]) -> dict[str, list[Choice]]:
+    """Choices by kind, most work first; what is left after ``MAX_KINDS`` is lumped together."""
+    found: dict[Kind, list[Choice]] = {}
+    for choice in choices:
+        found.setdefault(places[choice.site].kind if choice.site in places else NO_KIND, []).append(choice)
+    ranked = sorted(found.items(), key=lambda item: (-item[0][1] * len(item[1]), item[0]))
+    named: dict[str, list[Choice]] = {}
+    for number, (_, members) in enumerate(ranked):
+        named.setdefault(f"without kind {min(number, MAX_KINDS - 1)}", []).extend(members)
+    return named
+
+
 def one_a_site(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     first: dict[str, Choice] = {}
     for choice in choices:
@@ -99,31 +126,28 @@ def one_a_site(choices: Sequence[Choice]) -> tuple[Choice, ...]:
 
 Kind = tuple[str, int, int]
 """Operator, operations and bytes of weights: what takes equally long."""
+NO_KIND: Final[Kind] = ("", 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where in a model a value is computed."""
 
-    region: int
-    """Number of single-entry cut points before it."""
     depth: float
     """Share of the model's work before it."""
     kind: Kind
 
 
 def _places(model: ir.Model) -> dict[str, _Place]:
-    facts = FactCache(model)
-    work, cuts = facts.get(Work), {point.value for point in facts.get(CutPoints).points}
+    work = FactCache(model).get(Work)
     whole = sum(node.flops for node in work.typical) or 1
     places: dict[str, _Place] = {}
-    done, region = 0, 0
+    done = 0
     for node, amount in zip(work.flow.nodes, work.typical, strict=True):
         names = [value.name for value in node.outputs if value.name]
         kind = (node.op_type, amount.flops, amount.weight_bytes)
-        places |= dict.fromkeys(names, _Place(region, done / whole, kind))
+        places |= dict.fromkeys(names, _Place(done / whole, kind))
         done += amount.flops
-        region += any(name in cuts for name in names)
     return places
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from adapass.budgeted import Array, BudgetedPass, Feeds, OperatingPoint, Samples
 from adapass.cost.model import Cost
 from adapass.cost.predict import Predictor
 from adapass.generator import Options
+from adapass.graph.digest import structure_key
 from adapass.progress import Progress
 from adapass.search.deadline import Deadline
 from adapass.search.evaluations import Evaluations, one_setting_a_site
@@ -34,6 +35,10 @@ class Candidate:
     loss: float
     """Mean paired loss on the search samples there."""
     points: tuple[OperatingPoint, ...] = ()
+
+
+LEAST_SHARE = 0.1
+"""Of a measured part, when less than nothing would be left of it."""
 
 
 @dataclass
@@ -83,6 +88,20 @@ class Trials:
             return candidate
         return self._try(Plan((Part(first.step, kept), *rest))) or candidate
 
+    def seconds(self, question: str, models: Mapping[str, ir.Model]) -> Mapping[str, float]:
+        """Mean seconds of a call of each model, timed in turns; modelled where the device is not here."""
+        watch = self.watch
+        if not watch.measures:
+            return {name: watch.seconds(model, self.build).seconds for name, model in models.items()}
+        content = f"{question}|{structure_key(self.evaluations.clean)}"
+        return watch.together(content, lambda: models, watch.feeds, self.build)
+
+    @property
+    def services(self) -> SearchServices:
+        """What families tune with."""
+        call = self.predictor.call_seconds
+        return SearchServices(self.judge, self.watch, self.build, self.deadline, call)
+
     def was_tried(self, statics: Sequence[StaticOption], knobs: BudgetedPass | None) -> bool:
         part = None if knobs is None else self._every_site(knobs)
         return describe(plan_of(statics, part)) in self.tried
@@ -109,7 +128,7 @@ class Trials:
 
     def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
         step = plan.parts[0].step
-        services = SearchServices(self.judge, self.watch, self.build, self.deadline)
+        services = self.services
         judged = f"{self.judge.metric}|{self.judge.threshold}|{self.allowed}"
         timed = self.watch.key("", self.watch.feeds, self.build).to_json()
         entry = self.evaluations.points(model, f"{step}|{judged}|{timed}")
@@ -172,6 +191,8 @@ class SearchServices:
     watch: Stopwatch
     build: Options
     deadline: Deadline
+    call_seconds: float
+    """What a call costs that computes nothing."""
 
     @property
     def samples(self) -> Samples:
@@ -181,7 +202,9 @@ class SearchServices:
         return self.judge.losses(output)
 
     def seconds(self, model: ir.Model, spans: Sequence[Span]) -> list[float]:
-        return [cost.seconds for cost in self.watch.pieces(model, spans, self.build)]
+        """Without what a call of the runtime costs: parts of one model share it."""
+        alone = [cost.seconds for cost in self.watch.pieces(model, spans, self.build)]
+        return [max(seconds - self.call_seconds, LEAST_SHARE * seconds) for seconds in alone]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import BudgetedPass, Choice, Damage
+from adapass.data import load_data
 from adapass.facts import FactCache
 from adapass.graph.text import parse
 from adapass.search.statics import StaticOption, one_a_site, priced, with_choices
@@ -43,51 +44,56 @@ g (float[N, 8] x) => (float[N, 4] y) <
 """
 
 
-def _price(saving: Sequence[float]) -> tuple[list[StaticOption], list[int]]:
-    """Options, and the 8-bit values in each priced model; ``saving`` answers one call after the other."""
-    model, asked = parse(MODEL), list[int]()
+ROWS = load_data({"x": np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)}, parse(MODEL))
 
-    def answer(changed: ir.Model) -> float:
-        asked.append(sum(node.op_type == "DequantizeLinear" for node in changed.graph))
-        return saving[len(asked) - 1]
+
+def _price(**seconds: float) -> tuple[list[StaticOption], dict[str, int]]:
+    """Options, and how many 8-bit values each timed model had, by its name."""
+    model, asked = parse(MODEL), dict[str, int]()
+
+    def answer(question: str, models: Mapping[str, ir.Model]) -> dict[str, float]:
+        assert "quantize-8bit:a=static" in question
+        for name, changed in models.items():
+            asked[name] = sum(node.op_type == "DequantizeLinear" for node in changed.graph)
+        return {name: seconds[name.replace(" ", "_")] for name in models}
 
     choices = one_a_site(STEP.propose(model, FactCache(model)).choices)
     damages = {choice.key: Damage(0.1) for choice in choices}
-    return priced(model, STEP, choices, damages, answer, report=lambda done, total: None, sized=True), asked
+    return priced(model, STEP, choices, damages, answer, fit=ROWS, sized=True), asked
 
 
 def _by_site(options: Sequence[StaticOption]) -> dict[str, float]:
     return {option.choice.site: option.saving for option in options}
 
 
-def test_a_kind_is_priced_once_and_everything_adds_up() -> None:
-    # The first product; two equal ones a region, twice, priced together; the last one; everything.
-    options, asked = _price([3.0, 4.0, 1.0, 24.0])
+def test_kinds_are_priced_in_company_and_add_up_to_what_all_save() -> None:
+    # Five equal products (s, a to d) and a smaller one (y). Taken back, they cost 10 and 2; all save 24.
+    options, asked = _price(clean=100.0, all=76.0, without_kind_0=86.0, without_kind_1=78.0)
 
-    assert len(asked) == 4
-    assert asked[0] < asked[1] < asked[3]
+    assert list(asked) == ["clean", "all", "without kind 0", "without kind 1"]
+    assert asked["clean"] == 0 < asked["without kind 0"] < asked["without kind 1"] < asked["all"]
     found = _by_site(options)
     assert sum(found.values()) == pytest.approx(24.0)
-    assert found["a"] == found["b"] == found["c"] == found["d"] == pytest.approx(4.0)
-    assert found["s"] == pytest.approx(6.0)
-    assert found["y"] == pytest.approx(2.0)
+    assert found["s"] == found["a"] == found["d"] == pytest.approx(4.0)
+    assert found["y"] == pytest.approx(4.0)
 
 
 def test_what_costs_time_is_not_made_to_save() -> None:
-    found = _by_site(_price([0.0, 4.0, -1.0, 8.0])[0])
+    found = _by_site(_price(clean=100.0, all=92.0, without_kind_0=102.0, without_kind_1=91.0)[0])
 
     assert found["y"] == -1.0
-    assert found["a"] == pytest.approx(2.0)
+    assert found["a"] == pytest.approx(8.0 / 5)
 
 
 def test_when_nothing_is_saved_together_prices_stay_as_they_are() -> None:
-    found = _by_site(_price([1.0, 4.0, 1.0, -2.0])[0])
+    found = _by_site(_price(clean=100.0, all=101.0, without_kind_0=106.0, without_kind_1=102.0)[0])
 
-    assert (found["a"], found["y"]) == (2.0, 1.0)
+    assert (found["a"], found["y"]) == (1.0, 1.0)
 
 
 def test_depth_and_size_are_told() -> None:
-    options = {option.choice.site: option for option in _price([1.0, 4.0, 1.0, 18.0])[0]}
+    priced_options = _price(clean=100.0, all=76.0, without_kind_0=86.0, without_kind_1=78.0)[0]
+    options = {option.choice.site: option for option in priced_options}
 
     assert options["s"].depth == 0.0
     assert 0.0 < options["a"].depth < options["c"].depth < options["y"].depth < 1.0
@@ -104,3 +110,17 @@ def test_the_clean_model_is_left_alone() -> None:
 
     assert [node.op_type for node in model.graph] == before
     assert any(node.op_type == "QuantizeLinear" for node in changed.graph)
+
+
+def test_models_are_timed_with_scales_of_real_samples() -> None:
+    model = parse(MODEL)
+    made = [Choice("quantize-8bit", "a", "static")]
+
+    def scale(changed: ir.Model) -> float:
+        node = next(node for node in changed.graph if node.op_type == "QuantizeLinear")
+        value = node.inputs[1]
+        assert value is not None
+        assert value.const_value is not None
+        return float(value.const_value.numpy())
+
+    assert scale(with_choices(model, STEP, made)) != scale(with_choices(model, STEP, made, ROWS))
