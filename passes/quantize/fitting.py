@@ -15,6 +15,7 @@ from adapass.budgeted import Array, Samples
 from adapass.errors import DataError
 from adapass.execution import Session
 from adapass.graph.edit import constant_array, insert_before, new_initializer, remove_dead_nodes, replace_uses
+from adapass.graph.stand_ins import note_stand_in
 from adapass.passes.quantize.layout import BIAS, MARK, OWN_SCALE
 from adapass.passes.quantize.ranges import Histogram, RangeMethod, activation_scale
 from adapass.passes.quantize.weights import Floats, QuantizedWeight, widen_for_bias
@@ -111,6 +112,7 @@ def _drop_redundant_relu(node: ir.Node) -> None:
     if relu is None or relu.op_type != "Relu" or relu.domain != "" or zero is None or zero.any():
         return
     if len(relu.outputs[0].uses()) == 1 and not relu.outputs[0].is_graph_output():
+        note_stand_in(node, relu.outputs[0].name or "")
         node.replace_input_with(0, relu.inputs[0])
 
 
