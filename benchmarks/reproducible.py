@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from adapass.artifact import read_artifact
 from adapass.machine import fingerprint
@@ -76,9 +77,10 @@ class Bench:
 
     def run_on_cluster(self, name: str, *, kill_after: float | None) -> dict[str, object]:
         """Two Dask workers; one of them is killed in the middle where asked for."""
-        from distributed import LocalCluster
+        import distributed
 
-        with LocalCluster(
+        untyped: Any = distributed
+        with untyped.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster:
             pids = [worker.pid for worker in cluster.workers.values()]

@@ -166,7 +166,7 @@ class Search:
             if step.separable:
                 share = FIT_TIME_SHARE / (len(steps) - place)
                 self.trials.evaluations.site_fits(step, self.trials.deadline.share(share))
-            candidate = self.trials.try_plan((), step)
+            candidate = self.trials.settle(step)
             if candidate is not None:
                 found += schedules_of(step, candidate.points, self._baseline)
         return tuple(found)

@@ -59,6 +59,7 @@ class Trials:
     notes: list[str] = field(default_factory=list[str])
     tried: dict[str, Candidate | None] = field(default_factory=dict[str, "Candidate | None"])
     """By ``describe(plan)``; ``None``: too lossy, or its knobs do not pay."""
+    _settled: dict[str, Part] = field(default_factory=dict[str, Part])
 
     def clean(self) -> Candidate:
         """The clean model itself."""
@@ -78,15 +79,27 @@ class Trials:
         return self._try(plan_of(statics, part))
 
     def trimmed(self, candidate: Candidate) -> Candidate:
-        """The same plan without the sites that do nothing at any setting, where that is as good."""
+        """The same plan without the sites that do nothing at its boldest setting."""
         if not candidate.points:
             return candidate
         first, *rest = candidate.plan.parts
-        used = {site for point in candidate.points for site in point.sites}
-        kept = tuple(choice for choice in first.choices if choice.site in used)
+        kept = tuple(choice for choice in first.choices if choice.site in candidate.points[-1].sites)
         if not kept or kept == first.choices:
             return candidate
         return self._try(Plan((Part(first.step, kept), *rest))) or candidate
+
+    def settle(self, knobs: BudgetedPass) -> Candidate | None:
+        """Try a knob family on the clean model; later plans use only the sites that did something there.
+
+        A site that does nothing still costs its part of the way to the next one.
+        """
+        everywhere = self.try_plan((), knobs)
+        if everywhere is None:
+            return None
+        trimmed = self.trimmed(everywhere)
+        best = min((everywhere, trimmed), key=lambda c: c.seconds.seconds)
+        self._settled[str(knobs)] = best.plan.parts[0]
+        return best
 
     def seconds(self, question: str, models: Mapping[str, ir.Model]) -> Mapping[str, float]:
         """Mean seconds of a call of each model, timed in turns; modelled where the device is not here."""
@@ -153,7 +166,9 @@ class Trials:
         return candidate
 
     def _every_site(self, knobs: BudgetedPass) -> Part | None:
-        """Of a separable family the sites that are fitted by now."""
+        """Of a separable family the sites that are fitted by now; of a settled one those that pay."""
+        if str(knobs) in self._settled:
+            return self._settled[str(knobs)]
         choices = one_setting_a_site(knobs, self.evaluations.clean)
         if choices and knobs.separable:
             fitted = self.evaluations.site_fits(knobs)
