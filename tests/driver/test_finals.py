@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import BudgetedPass, Choice, OperatingPoint
+from adapass.budgeted import BudgetedPass, Choice, Feeds, OperatingPoint
 from adapass.cache import Cache
 from adapass.cost.model import Cost, Trust
 from adapass.driver.finals import (
@@ -95,7 +96,7 @@ def test_a_race_is_taken_from_the_cache_only_for_the_same_build_and_data(tmp_pat
         [_candidate("a")], [onnxruntime], target, threads=1, batch=1, scratch=tmp_path / "builds"
     )
 
-    def race(feeds: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]) -> dict[str, float]:
+    def race(feeds: Sequence[Feeds]) -> dict[str, float]:
         return dict(race_once(builds, original, feeds, threads=1, cache=cache, machine="here"))
 
     first = race(FEEDS)
@@ -119,7 +120,12 @@ def test_impossible_latencies_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     original = tmp_path / "original.onnx"
     save_model(parse(MODEL), original)
     cache = Cache(tmp_path / "cache")
-    monkeypatch.setattr(cache, "get", lambda kind, key: {ORIGINAL: 0.0})
+
+    def impossible(kind: str, key: object) -> dict[str, float]:
+        del kind, key
+        return {ORIGINAL: 0.0}
+
+    monkeypatch.setattr(cache, "get", impossible)
 
     with pytest.raises(DataError, match="must be above zero"):
         race_once([], original, FEEDS, threads=1, cache=cache, machine="here")

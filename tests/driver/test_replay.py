@@ -10,6 +10,7 @@ import yaml
 
 from adapass.driver.optimize import optimize
 from adapass.errors import RecipeError
+from adapass.graph.load import load_model
 
 ASSETS = Path(str(files("adapass") / "assets"))
 
@@ -49,9 +50,7 @@ def test_sites_of_another_model(families: list[dict[str, object]], message: str,
 
 
 def test_a_weight_is_no_knob(tmp_path: Path) -> None:
-    import onnx_ir as ir
-
-    model = ir.load(ASSETS / "demo.onnx")
+    model = load_model(ASSETS / "demo.onnx")
     weight = next(iter(model.graph.initializers))
     with pytest.raises(RecipeError, match="which the rewritten model does not have"):
         _replay(tmp_path, [], {weight: [0.5]})

@@ -112,8 +112,10 @@ def test_the_store_computes_once_and_again_after_damage(tmp_path: Path) -> None:
 
 def test_the_store_keeps_what_the_search_works_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "work")
-    fits = {"site/a": {"kind": np.asarray("linear"), "weight": np.eye(2, dtype=np.float32)}, "b": {}}
-    fits["b"] = {"kind": np.asarray("gda"), "weight": np.zeros((0, 0), np.float32)}
+    fits: dict[str, dict[str, Array]] = {
+        "site/a": {"kind": np.asarray("linear"), "weight": np.eye(2, dtype=np.float32)},
+        "b": {"kind": np.asarray("gda"), "weight": np.zeros((0, 0), np.float32)},
+    }
     packed = pack_model(parse(_model()))
     store.numbers("damage", "k").write({"a": (0.5, None), "b": (0.25, 1e-9)})
     store.fits("sites", "k").write(fits)
