@@ -89,9 +89,18 @@ def without_conversions(model: ir.Model) -> ir.Model:
         if node.op_type != "QuantizeLinear" or source is None:
             continue
         for use in list(node.outputs[0].uses()):
-            replace_uses(use.node.outputs[0], source)
+            _bypass(use.node.outputs[0], source)
     remove_dead_nodes(copy)
     return copy
+
+
+def _bypass(restored: ir.Value, source: ir.Value) -> None:
+    """Let all nodes read ``source``. An output of the graph stays: replacing it would rename ``source``."""
+    if not restored.is_graph_output():
+        replace_uses(restored, source)
+        return
+    for use in list(restored.uses()):
+        use.node.replace_input_with(use.idx, source)
 
 
 def _watched(node: ir.Node) -> str:

@@ -53,7 +53,8 @@ def test_hands_every_option_on(invoke: Invoke, asked: dict[str, Any]) -> None:
         "optimize m.onnx -o out --target cuda --backend onnxruntime --data a.npz --eval b.npz --max-drop 0.02"
         " --confidence 0.9 --metric accuracy --latency-target 3ms --mode extensive --time-limit 10m --batch 8"
         " --threads 2 --passes quantize-8bit --skip-passes a,b --skip-passes c --recipe r.yaml --seed 7"
-        " --resume --dry-run --allow-uncertified --allow-code"
+        " --resume --dry-run --allow-uncertified --allow-code --max-size 20MB --workers 3"
+        " --scheduler tcp://h:1 --deterministic --latency-table t.json --no-advise"
     )
 
     result = invoke(*words.split())
@@ -83,6 +84,12 @@ def test_hands_every_option_on(invoke: Invoke, asked: dict[str, Any]) -> None:
         "dry_run": True,
         "allow_uncertified": True,
         "allow_code": True,
+        "max_size_bytes": 20_000_000,
+        "workers": 3,
+        "scheduler": "tcp://h:1",
+        "deterministic": True,
+        "latency_table": Path("t.json"),
+        "advise": False,
     }
 
 
