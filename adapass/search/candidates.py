@@ -178,8 +178,21 @@ class Search:
             )
         for share in self.rounds.shares:
             self._try(self._solved(problem, share * self.trials.allowed))
+        self._one_after_the_other(problem)
         if self.target_seconds is not None:
             self._try(self._solved(problem, 0.0, min_saving=self._baseline - self.target_seconds))
+
+    def _one_after_the_other(self, problem: JointProblem) -> None:
+        """Knobs on the best static plan: what is predicted must never lose to what one would try by hand."""
+        static = [c for c in self.trials.found if c.plan.parts and not c.points]
+        within = [c for c in static if c.loss <= self.trials.allowed and self._is_small_enough(c)]
+        if not within:
+            return
+        best = min(within, key=lambda c: (c.seconds.seconds, describe(c.plan)))
+        taken = {choice.key for part in best.plan.parts for choice in part.choices}
+        body = [option for option in problem.statics if option.choice.key in taken]
+        for step in dict.fromkeys(schedule.step for schedule in problem.schedules):
+            self.trials.try_plan(body, step)
 
     def _solved(
         self, problem: JointProblem, max_loss: float, *, min_saving: float | None = None
