@@ -153,7 +153,8 @@ class Job:
         exact = [b for b in faster if not b.candidate.plan.parts]
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
         limit = self.context.request.latency_target_seconds
-        contestants = self._fitting(sequence(fast, safest, limit), len(parts.certify), seconds)
+        slowest = max(seconds[fast.name], seconds[ORIGINAL])
+        contestants = self._fitting(sequence(fast, safest, limit), fast, len(parts.certify), slowest)
         if not contestants:
             reason = "the time limit leaves no time to certify anything; allow more"
             return self._hand_back(reason, fast.candidate.plan, notes)
@@ -165,16 +166,20 @@ class Job:
         return self._compare(proof, judge, seconds, front, notes)
 
     def _fitting(
-        self, contestants: Sequence[Contestant], samples: int, seconds: Mapping[str, float]
+        self, contestants: Sequence[Contestant], fast: Build, samples: int, seconds: float
     ) -> list[Contestant]:
-        """As many steps of the sequence as there is time for, ends included; the original is run as well."""
+        """As many steps of the sequence as there is time for, ends included; the original is run as well.
+
+        Where not all fit, those of the exact build go first: what it would win is little.
+        """
         if not self.context.device_present or self.context.request.time_limit_seconds is None:
             return list(contestants)
         # Certify samples run one by one, which a batch is much better at.
-        each = max(seconds.values()) / max(1.0, self.context.request.batch / 4)
+        each = seconds / max(1.0, self.context.request.batch / 4)
         steps = self.context.time.proof_steps(samples, each, len(contestants) + 1) - 1
         if steps >= len(contestants):
             return list(contestants)
+        contestants = [step for step in contestants if step.build is fast] or list(contestants)
         places = {round(i * (len(contestants) - 1) / max(steps - 1, 1)) for i in range(max(steps, 0))}
         return [contestants[place] for place in sorted(places)]
 

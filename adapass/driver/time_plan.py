@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from adapass.search.deadline import Deadline
 
-SEARCH_SHARE = 0.5
+SEARCH_SHARE = 0.6
 BUILD_SHARE = 0.15
 """Of what is left after the search."""
 RACE_SHARE = 0.2

@@ -34,7 +34,7 @@ from adapass.search.trials import Candidate, Trials, describe, tunes
 FIT_TIME_SHARE = 0.6
 """Share of the time left that fitting run-time knobs may take."""
 CLASS_METRICS = frozenset({Metric.ACCURACY, Metric.AGREEMENT})
-STATICS_TIME_SHARE = 0.35
+STATICS_TIME_SHARE = 0.5
 """Share of the time left that measuring the damage of one static family may take."""
 FEW_SAMPLES = 16
 """Samples that plans are fitted on which are only timed."""
