@@ -141,7 +141,7 @@ class Cache:
 
     def _path(self, kind: str, key: Json) -> Path:
         _check_kind(kind)
-        digest = hashlib.sha256(_canonical(key)).hexdigest()
+        digest = hashlib.sha256(canonical(key)).hexdigest()
         return self.folder / kind / digest[:2] / f"{digest}.json"
 
     def _kind_folders(self) -> list[Path]:
@@ -160,22 +160,24 @@ def _is_own_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _canonical(value: Json) -> bytes:
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+def canonical(value: Json) -> bytes:
+    """The same bytes for equal values."""
+    return json.dumps(plain_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _plain(value: Json) -> object:
+def plain_json(value: Json) -> object:
+    """The value in dicts and lists only."""
     # json knows dict, list and tuple only; read-only mappings become dicts.
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain_json(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(part) for part in value]
+        return [plain_json(part) for part in value]
     return value
 
 
 def _encode(key: Json, value: Json) -> bytes:
-    checksum = hashlib.sha256(_canonical(value)).hexdigest()
-    return _canonical({"schema": SCHEMA, "key": key, "checksum": checksum, "value": value})
+    checksum = hashlib.sha256(canonical(value)).hexdigest()
+    return canonical({"schema": SCHEMA, "key": key, "checksum": checksum, "value": value})
 
 
 def _decode(data: bytes, key: Json) -> tuple[Json, str]:
@@ -194,10 +196,10 @@ def _checked(entry: object, key: Json) -> tuple[Json, str]:
     fields = cast("dict[str, Json]", entry)
     if fields.get("schema") != SCHEMA:
         return None, f"schema {fields.get('schema')!r}, expected {SCHEMA}"
-    if _canonical(fields.get("key")) != _canonical(key):
+    if canonical(fields.get("key")) != canonical(key):
         return None, "the entry of another key"
     value = fields.get("value")
-    if fields.get("checksum") != hashlib.sha256(_canonical(value)).hexdigest():
+    if fields.get("checksum") != hashlib.sha256(canonical(value)).hexdigest():
         return None, "the checksum does not match"
     return value, ""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from adapass.artifact.external import read_proto
 from adapass.budgeted import Array
 from adapass.errors import ArtifactError
 
@@ -23,11 +24,7 @@ def set_defaults(path: Path, knobs: Mapping[str, Array]) -> int:
         ArtifactError: not an ONNX file, or a knob of another type or size than the value.
 
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except Exception as error:  # protobuf's own errors
-        raise ArtifactError(f"{path} is not a readable ONNX file: {error}") from error
+    model = read_proto(path)
     inputs = {value.name for value in model.graph.input}
     found = [t for t in model.graph.initializer if t.name in knobs and t.name in inputs]
     for tensor in found:

@@ -11,6 +11,21 @@ from adapass.artifact.files import check_relative
 from adapass.errors import ArtifactError
 
 
+def read_proto(path: Path) -> onnx.ModelProto:
+    """The file as it is, external data left where it lies.
+
+    Raises:
+        ArtifactError: not an ONNX file.
+
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's own errors
+        raise ArtifactError(f"{path} is not a readable ONNX file: {error}") from error
+    return model
+
+
 def external_files(model_path: Path) -> tuple[str, ...]:
     """Relative paths of the external data of ``model_path``, sorted; each is a regular file in its folder.
 
@@ -18,11 +33,7 @@ def external_files(model_path: Path) -> tuple[str, ...]:
         ArtifactError: unreadable model, a path or link that leaves the folder, or a missing file.
 
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(model_path.read_bytes())
-    except Exception as error:  # protobuf's own errors
-        raise ArtifactError(f"{model_path} is not a readable ONNX file: {error}") from error
+    model = read_proto(model_path)
     tensors = [
         t for nodes in (model.graph.node, *(f.node for f in model.functions)) for t in _of_nodes(nodes)
     ]

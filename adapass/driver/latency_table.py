@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from adapass.cache import Cache, Json
+from adapass.cache import Cache, Json, canonical, plain_json
 from adapass.errors import DataError
 
 MAX_BYTES = 64 << 20
@@ -79,7 +79,7 @@ class LatencyTable(Cache):
         self._entries = dict(table.entries)
 
     def _write(self) -> None:
-        entries = cast("dict[str, JsonValue]", _plain(self._entries))
+        entries = cast("dict[str, JsonValue]", plain_json(self._entries))
         table = _Table(machine=self.machine, entries=dict(sorted(entries.items())))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(f"{self.file.name}.{os.getpid()}.part")
@@ -92,13 +92,4 @@ def _refuse(word: str) -> None:
 
 
 def _name(kind: str, key: Json) -> str:
-    text = json.dumps(_plain(key), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return f"{kind}:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _plain(value: Json) -> object:
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value
+    return f"{kind}:{hashlib.sha256(canonical(key)).hexdigest()}"

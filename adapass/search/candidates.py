@@ -1,6 +1,6 @@
 """The search over all families at once.
 
-    1. what every static choice saves (measured regions) and damages (measured on samples), each alone
+    1. what static choices save (timed by kind, in company) and damage (each alone, on samples)
     2. all static choices together, measured: corrects what the predictions miss by
     3. run-time knobs (early exits) fitted once on the clean model, their settings measured
     4. one allocation over both; the best few plans applied, fitted and measured; corrected; planned again
@@ -203,7 +203,9 @@ class Search:
                 return problem.safest(min_saving)
             return problem.fastest(max_loss, max_bytes=self.max_bytes)
         except BudgetError as error:
-            self.trials.notes.append(f"no plan at a search loss of {100 * max_loss:.2f} points: {error}")
+            loss = f"keeps a search loss of {100 * max_loss:.2f} points"
+            what = loss if min_saving is None else "reaches the latency asked for"
+            self.trials.notes.append(f"by prediction no plan {what}: {error}")
             return None
 
     def _correct(self, problem: JointProblem) -> bool:

@@ -55,11 +55,12 @@ def damage_of(reference: Array, output: Array) -> Damage:
     """The damage between two outputs of the same samples, [N, ...]; of [N, C], C are classes."""
     divergence = None
     if reference.ndim == 2 and reference.shape[1] > 1:
-        divergence = _divergence(reference.astype(np.float64), output.astype(np.float64))
+        divergence = divergence_of(reference, output)
     return Damage(distortion(reference, output), divergence)
 
 
-def _divergence(a: Array, b: Array) -> float:
+def divergence_of(a: Array, b: Array) -> float:
+    """Mean Kullback-Leibler divergence, in nats, between class scores or probabilities [N, C]."""
     p, q = _log_probabilities(a), _log_probabilities(b)
     return float(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0).mean())
 

@@ -30,10 +30,6 @@ class Deadline:
         if self.passed:
             raise TimeUpError("the time limit of the search was reached")
 
-    @property
-    def limited(self) -> bool:
-        return self.at is not None
-
     def share(self, part: float) -> Deadline:
         """An earlier deadline: after ``part`` of the time that is left."""
         left = self.seconds_left

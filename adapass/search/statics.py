@@ -68,7 +68,7 @@ def priced(
     fit: Samples,
     sized: bool = False,
 ) -> list[StaticOption]:
-    """Every choice with its numbers.
+    """Every choice, one a site, with its numbers.
 
     What single choices save does not add up: neighbours share conversions, and one alone has to pay for all
     of them. So choices are priced in the company they will have: what the whole model loses when all
@@ -78,10 +78,10 @@ def priced(
     """
     places = _places(clean)
     kinds = _kinds(choices, places)
-    every = one_a_site(choices)
-    models = {CLEAN: clean, ALL: with_choices(clean, step, every, fit)}
+    models = {CLEAN: clean, ALL: with_choices(clean, step, choices, fit)}
     for name, members in kinds.items():
-        rest = [choice for choice in every if choice not in members]
+        back = {choice.key for choice in members}
+        rest = [choice for choice in choices if choice.key not in back]
         models[name] = with_choices(clean, step, rest, fit)
     timed = seconds(f"{step}|{[choice.key for choice in choices]}", models)
     together = timed[CLEAN] - timed[ALL]
@@ -115,13 +115,6 @@ def _kinds(choices: Sequence[Choice], places: Mapping[str, _Place]) -> dict[str,
     for number, (_, members) in enumerate(ranked):
         named.setdefault(f"without kind {min(number, MAX_KINDS - 1)}", []).extend(members)
     return named
-
-
-def one_a_site(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    first: dict[str, Choice] = {}
-    for choice in choices:
-        first.setdefault(choice.site, choice)
-    return tuple(first.values())
 
 
 Kind = tuple[str, int, int]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import Array, BudgetedPass, Choice, Damage, SiteFit
@@ -21,7 +20,7 @@ from adapass.graph.packed import PackedModel, pack_model, unpack_model
 from adapass.graph.text import clone
 from adapass.pipeline import TooLossyError
 from adapass.search.damage import damages
-from adapass.search.judge import predict
+from adapass.search.judge import predict, spread_indices
 from adapass.search.plan import Part, Plan, apply_plan
 from adapass.text_form import parse_pass
 
@@ -78,7 +77,7 @@ class DamageTask:
 def measure_damage(task: DamageTask) -> dict[str, tuple[float, float | None]]:
     """(distortion, divergence) of each choice, by its key."""
     part, fit = task.part.unpack(), task.fit.get()
-    some = fit.subset(np.linspace(0, len(fit) - 1, min(task.samples, len(fit))).round().astype(np.int64))
+    some = fit.subset(list(spread_indices(len(fit), task.samples)))
     model = unpack_model(task.model.get())
     found = damages(model, part.step, part.choices, fit=fit, samples=some)
     return {key: (damage.distortion, damage.divergence) for key, damage in found.items()}

@@ -20,6 +20,7 @@ from adapass.passes.quantize.sites import Setting, Site
 from adapass.passes.quantize.suffixes import Suffixes
 from adapass.passes.quantize.switches import insert_switches, watched_values
 from adapass.passes.quantize.weights import QuantizedWeight
+from adapass.search.damage import divergence_of
 
 BATCH = 16
 PARTS = 4
@@ -143,7 +144,7 @@ def _compare(reference: Sequence[Outputs], changed: Sequence[Outputs], outputs: 
         error, size = float(np.mean((b - a) ** 2)), float(np.mean(a**2))
         distortion = max(distortion, float(np.sqrt(error / size)) if size > 0.0 else float(error > 0.0))
         if first.ndim == 2 and first.shape[1] > 1:
-            divergence = max(divergence or 0.0, _divergence(a.reshape(-1, first.shape[1]), b))
+            divergence = max(divergence or 0.0, _classes_moved(a, b, first.shape[1]))
     return Sensitivity(distortion, divergence)
 
 
@@ -152,14 +153,5 @@ def _joined(batches: Sequence[Outputs], name: str) -> npt.NDArray[np.float64]:
     return np.concatenate([batch[name].astype(np.float64).ravel() for batch in batches])
 
 
-def _divergence(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    p, q = _log_probabilities(a), _log_probabilities(b.reshape(a.shape))
-    return float(np.maximum((np.exp(p) * (p - q)).sum(1), 0.0).mean())
-
-
-def _log_probabilities(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log of class probabilities, from logits or from probabilities themselves (which sum to 1)."""
-    if (scores >= 0.0).all() and np.allclose(scores.sum(1), 1.0, atol=1e-3):
-        return np.asarray(np.log(np.maximum(scores, 1e-12)))
-    shifted = scores - scores.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+def _classes_moved(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], classes: int) -> float:
+    return divergence_of(a.reshape(-1, classes), b.reshape(-1, classes))

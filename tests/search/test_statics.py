@@ -11,9 +11,9 @@ import pytest
 
 from adapass.budgeted import BudgetedPass, Choice, Damage
 from adapass.data import load_data
-from adapass.facts import FactCache
 from adapass.graph.text import parse
-from adapass.search.statics import StaticOption, one_a_site, priced, with_choices
+from adapass.search.evaluations import one_setting_a_site
+from adapass.search.statics import StaticOption, priced, with_choices
 from adapass.text_form import parse_pass
 
 STEP = cast("BudgetedPass", parse_pass("quantize-8bit{min-matmul-elements=1}"))
@@ -57,7 +57,7 @@ def _price(**seconds: float) -> tuple[list[StaticOption], dict[str, int]]:
             asked[name] = sum(node.op_type == "DequantizeLinear" for node in changed.graph)
         return {name: seconds[name.replace(" ", "_")] for name in models}
 
-    choices = one_a_site(STEP.propose(model, FactCache(model)).choices)
+    choices = one_setting_a_site(STEP, model)
     damages = {choice.key: Damage(0.1) for choice in choices}
     return priced(model, STEP, choices, damages, answer, fit=ROWS, sized=True), asked
 
