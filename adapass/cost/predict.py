@@ -25,6 +25,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Feeds
 from adapass.cache import Json
+from adapass.cost.anchors import Anchor, factor_between
 from adapass.cost.calibrate import NOT_CALIBRATED, Calibration, Features, calibrate, load, store
 from adapass.cost.estimate import NOTHING, Estimate, Share
 from adapass.cost.expected import reach_error, reach_of, rows_reaching
@@ -54,15 +55,6 @@ FEWEST_TO_HALVE: Final = 4
 """Pieces from which half of a model tells something of its own."""
 
 Exits = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """A model that was measured whole: by how much that differed from the sum of its pieces."""
-
-    share_8bit: float
-    weight_bytes: float
-    factor: float
 
 
 @dataclass
@@ -227,10 +219,10 @@ class Predictor:
         rows: Mapping[int, float],
         touched_bytes: float,
     ) -> Estimate:
-        total = NOTHING
+        total, anchors = NOTHING, self._anchors.get(prices.batch, ())
         for piece in pieces:
             found = prices.piece(layout, piece, rows)
-            factor = self._factor(prices.batch, piece.share_8bit, touched_bytes)
+            factor = factor_between(anchors, piece.share_8bit, touched_bytes)
             total += _corrected(_as_share(found, piece), factor)
         if not self.watch.measures:
             return total
@@ -242,22 +234,9 @@ class Predictor:
             width = JUNCTION_DOUBT * abs(seconds)
             key = f"{left.kind}+{right.kind}"
             share = Share(key, "junction", seconds, seconds - width, seconds + width, Trust.MEASURED)
-            factor = self._factor(prices.batch, left.share_8bit, touched_bytes)
+            factor = factor_between(anchors, left.share_8bit, touched_bytes)
             total += _corrected(_alone(share), factor)
         return total
-
-    def _factor(self, batch: int, share: float, touched_bytes: float) -> float:
-        """Between the anchors: by bytes of weights touched in a call, and by precision."""
-        anchors = sorted(self._anchors.get(batch, ()), key=lambda each: each.weight_bytes)
-        if not anchors:
-            return 1.0
-        shares = sorted({each.share_8bit for each in anchors})
-        factors: list[float] = []
-        for precision in shares:
-            own = [each for each in anchors if each.share_8bit == precision]
-            sizes, values = [each.weight_bytes for each in own], [each.factor for each in own]
-            factors.append(float(np.interp(touched_bytes, sizes, values)))
-        return float(np.interp(share, shares, factors))
 
     def _entering(
         self, prices: Prices, model: ir.Model, layout: Layout, index: int, rows: Mapping[int, float]
