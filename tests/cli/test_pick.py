@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -21,26 +17,15 @@ from adapass.cli.guard import guarded
 from adapass.cli.pick import pick
 from adapass.driver.recipe import read_plan
 from adapass.ops import EXIT_THRESHOLDS
+from tests.driver.served import Served, serve
 
 Invoke = Callable[..., Result]
-
-
-class Served(Protocol):
-    folder: Path
-    feeds: Mapping[str, npt.NDArray[np.generic]]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     """An adaptive artifact with the points p0 = safe, p1, p2 = balanced, p3 = fast."""
-    place = Path(__file__).parent.parent / "driver" / "served.py"
-    spec = importlib.util.spec_from_file_location("served_adaptive_model", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return cast("Callable[[Path], Served]", module.serve)(tmp_path_factory.mktemp("served"))
+    return serve(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A small adaptive model, certified for real and shipped; loaded by path by the tests that need one.
+"""A small adaptive model, certified for real and shipped, for the tests that need one.
 
 How certain each head is comes with the inputs, so thresholds decide exactly which samples leave early.
 The heads know nothing: a sample that leaves gets another answer in about two of three cases.
@@ -6,10 +6,7 @@ The heads know nothing: a sample that leaves gets another answer in about two of
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +39,7 @@ from adapass.registry import generator
 from adapass.search.judge import Judge
 from adapass.search.plan import Plan
 from adapass.target import load_target
+from tests.lowering.conftest import FAMILIES
 
 if TYPE_CHECKING:
     from adapass.search.trials import Candidate
@@ -70,11 +68,11 @@ class Served:
 
 def serve(scratch: Path, *, variant: str = "if", folder: str = "out.adapass") -> Served:
     """Certify, build and ship; ``variant`` is one of ONNX Runtime's."""
-    make = _small_models()
-    adaptive = make("chosen", EXITS).clone()
+    make = FAMILIES["chosen"]
+    adaptive = make(EXITS).clone()
     heads = [{"depth": 0.3}, {"depth": 0.6}]
     adaptive.metadata_props[EXITS_METADATA] = json.dumps({"rule": "certainty", "heads": heads})
-    original = make("chosen", 0)
+    original = make(0)
     original.graph.inputs[1].shape = ir.Shape(["B", EXITS])  # the same inputs as the adaptive model
     save_model(original, scratch / "original.onnx")
     feeds = _feeds()
@@ -126,18 +124,6 @@ def serve(scratch: Path, *, variant: str = "if", folder: str = "out.adapass") ->
         points=comparison.points,
     )
     return Served(scratch / folder, result, adaptive, build, proof, final, comparison, context, judge, feeds)
-
-
-def _small_models() -> Callable[[str, int], ir.Model]:
-    place = Path(__file__).parent.parent / "lowering" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("small_adaptive_models", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    families = cast("dict[str, Callable[[int], ir.Model]]", module.FAMILIES)
-    return lambda family, exits: families[family](exits)
 
 
 def _feeds() -> dict[str, npt.NDArray[np.generic]]:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
-import onnx_ir as ir
 import pytest
 
 from adapass.artifact import Kind, PointMeasure, load_artifact, read_artifact
@@ -19,48 +12,13 @@ from adapass.artifact.manifest import manifest_to_bytes
 from adapass.artifact.plain import PlainRunner
 from adapass.certify.certificate import Certificate
 from adapass.certify.inversion import within
-from adapass.driver.comparing import Comparison, Final
-from adapass.driver.context import Context
-from adapass.driver.finals import Build, at_point
+from adapass.driver.finals import at_point
 from adapass.driver.pick import Wish, choose, pick
-from adapass.driver.proof import Proof
 from adapass.driver.recipe import read_plan
-from adapass.driver.report import Result
 from adapass.errors import BudgetError, UsageError
 from adapass.ops import EXIT_THRESHOLDS
-from adapass.search.judge import Judge
 from adapass.target import load_target
-
-
-class Served(Protocol):
-    folder: Path
-    result: Result
-    adaptive: ir.Model
-    build: Build
-    proof: Proof
-    final: Final
-    comparison: Comparison
-    context: Context
-    judge: Judge
-    feeds: dict[str, npt.NDArray[np.generic]]
-
-
-def _module() -> ModuleType:
-    place = Path(__file__).with_name("served.py")
-    spec = importlib.util.spec_from_file_location("served_adaptive_model", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", params=["if", "staged"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """One file with branches, or one file a stage; nobody may change it."""
-    serve = cast("Callable[..., Served]", _module().serve)
-    return serve(tmp_path_factory.mktemp("served"), variant=cast("str", request.param))
+from tests.driver.served import Served
 
 
 class TestPicking:

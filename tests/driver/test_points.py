@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Protocol, cast
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
@@ -21,49 +17,16 @@ from adapass.budgeted import Feeds, OperatingPoint
 from adapass.certify.inversion import budget_grid
 from adapass.cost.model import Cost
 from adapass.cost.model import Trust as CostTrust
-from adapass.driver.comparing import Comparison, Final, compare
+from adapass.driver.comparing import compare
 from adapass.driver.context import Context
-from adapass.driver.finals import Build
 from adapass.driver.front import recipe_text
 from adapass.driver.points import aliases_of, points_to_measure
-from adapass.driver.proof import Contestant, Proof, prove
+from adapass.driver.proof import Contestant, prove
 from adapass.driver.recipe import read_plan
-from adapass.driver.report import Result
 from adapass.errors import UsageError
 from adapass.generator import Generator, Outcome, Runner
 from adapass.ops import EXIT_THRESHOLDS
-from adapass.search.judge import Judge
-
-
-class Served(Protocol):
-    folder: Path
-    result: Result
-    adaptive: ir.Model
-    build: Build
-    proof: Proof
-    final: Final
-    comparison: Comparison
-    context: Context
-    judge: Judge
-    feeds: dict[str, npt.NDArray[np.generic]]
-
-
-def _module() -> ModuleType:
-    place = Path(__file__).with_name("served.py")
-    spec = importlib.util.spec_from_file_location("served_adaptive_model", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", params=["if", "staged"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """One file with branches, or one file a stage; nobody may change it."""
-    serve = cast("Callable[..., Served]", _module().serve)
-    return serve(tmp_path_factory.mktemp("served"), variant=cast("str", request.param))
+from tests.driver.served import Served
 
 
 class TestShipping:
