@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,8 +14,7 @@ from adapass.cost.model import Cost, Trust
 from adapass.cost.predict import Predictor
 from adapass.data import Dataset
 from adapass.driver.context import Context
-from adapass.driver.experience import advice_for
-from adapass.driver.finals import ORIGINAL, Build, build_all
+from adapass.driver.finals import ORIGINAL, Build, at_point, build_all
 from adapass.driver.material import Parts
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.report import FrontPoint
@@ -22,6 +22,7 @@ from adapass.driver.request import Mode
 from adapass.errors import RecipeError
 from adapass.facts import FactCache
 from adapass.graph.tensors import tensor_bytes
+from adapass.search.advisor import Advice
 from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
@@ -71,10 +72,11 @@ def trials_of(context: Context, parts: Parts, judge: Judge) -> Trials:
     )
 
 
-def search(context: Context, parts: Parts, judge: Judge) -> tuple[list[Candidate], Search]:
+def search(
+    context: Context, parts: Parts, judge: Judge, advice: Advice | None
+) -> tuple[list[Candidate], Search]:
     """Candidates, fastest first, and the search with everything that was tried."""
     trials, request = trials_of(context, parts, judge), context.request
-    advice = advice_for(context, judge)
     skipped = advice.skip if advice is not None and request.mode is Mode.QUICK else frozenset[str]()
     work = Search(
         trials=trials,
@@ -109,16 +111,19 @@ def replay(context: Context, parts: Parts, judge: Judge, decisions: Decisions) -
 
     """
     _check_choices(context, decisions.plan)
-    model = evaluations(context, parts, judge.samples).fitted([decisions.plan])[0]
+    work = evaluations(context, parts, judge.samples)
+    model = work.fitted([decisions.plan])[0]
     if isinstance(model, str):
         raise RecipeError(f"the recipe's plan ({decisions.plan}) {model}")
     _check_knobs(model, decisions)
     knobs = {name: np.asarray(numbers, np.float32) for name, numbers in decisions.knobs.items()}
-    points = (OperatingPoint(knobs, frozenset(), 0.0, 0.0),) if knobs else ()
-    watch = context.stopwatch()
-    expected = Predictor(watch, context.plain_options(context.clean)).estimate(model)
+    # No trace says which exits are taken: this is the price of never leaving.
+    expected = Predictor(context.stopwatch(), context.plain_options(context.clean)).estimate(model)
     cost = Cost(expected.seconds, min(expected.trust, Trust.MODEL))
-    return Candidate(decisions.plan, model, cost, 0.0, points)
+    point = OperatingPoint(knobs, frozenset(), expected.seconds, 0.0)
+    loss = float(np.mean(judge.losses(work.outputs(at_point(model, point)))))
+    points = (dataclasses.replace(point, loss=loss),) if knobs else ()
+    return Candidate(decisions.plan, model, cost, loss, points)
 
 
 def _check_choices(context: Context, plan: Plan) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 from adapass.driver.context import Context
 from adapass.driver.latency_table import LatencyTable
 from adapass.graph.digest import digest
@@ -11,40 +14,44 @@ from adapass.search.judge import Judge
 from adapass.search.plan import Plan
 
 
-def advice_for(context: Context, judge: Judge) -> Advice | None:
-    """What similar models suggest; nothing where a run must repeat, or the user does not want it."""
-    if not _learns(context):
-        return None
-    names = [str(step) for step in context.families]
-    return advise(context.cache, _features(context, judge), families=names, machine=context.machine)
+@dataclass
+class Experience:
+    """Of earlier runs, for this one, and of this one for later ones."""
 
+    context: Context
+    judge: Judge
 
-def learn(context: Context, judge: Judge, work: Search, plan: Plan, ratio: float, loss: float) -> None:
-    """Remember which plan won (the empty one: none did), by what measured ratio."""
-    if not _learns(context) or not context.device_present or context.request.max_drop <= 0.0:
-        return
-    families = {str(step): step for step in work.families}
-    tried = [
-        families[str(p.step)] for c in work.trials.found for p in c.plan.parts if str(p.step) in families
-    ]
-    outcome = outcome_of(plan, work.statics, tried, ratio=ratio, search_loss=loss)
-    features, model = _features(context, judge), digest(context.material.model)
-    remember(context.cache, features, outcome, model=model, machine=context.machine)
+    def advice(self) -> Advice | None:
+        """What similar models suggest; nothing where a run must repeat, or the user does not want it."""
+        if not self._learns:
+            return None
+        names = [str(step) for step in self.context.families]
+        return advise(self.context.cache, self._features, families=names, machine=self.context.machine)
 
+    def learn(self, work: Search, plan: Plan, ratio: float, loss: float) -> None:
+        """Remember which plan won (the empty one: none did), by what measured ratio."""
+        context = self.context
+        if not self._learns or not context.device_present or context.request.max_drop <= 0.0:
+            return
+        tried = tuple(dict.fromkeys(part.step for c in work.trials.found for part in c.plan.parts))
+        outcome = outcome_of(plan, work.statics, tried, ratio=ratio, search_loss=loss)
+        model = digest(context.material.model)
+        remember(context.cache, self._features, outcome, model=model, machine=context.machine)
 
-def _learns(context: Context) -> bool:
-    request = context.request
-    return request.advise and not request.dry_run and not isinstance(context.cache, LatencyTable)
+    @property
+    def _learns(self) -> bool:
+        request = self.context.request
+        return request.advise and not request.dry_run and not isinstance(self.context.cache, LatencyTable)
 
-
-def _features(context: Context, judge: Judge) -> ModelFeatures:
-    request = context.request
-    return features_of(
-        context.clean,
-        target=request.target,
-        generator=context.primary.name,
-        threads=request.threads,
-        batch=request.batch,
-        max_drop=request.max_drop,
-        metric=judge.metric.value,
-    )
+    @cached_property
+    def _features(self) -> ModelFeatures:
+        request = self.context.request
+        return features_of(
+            self.context.clean,
+            target=request.target,
+            generator=self.context.primary.name,
+            threads=request.threads,
+            batch=request.batch,
+            max_drop=request.max_drop,
+            metric=self.judge.metric.value,
+        )

@@ -11,7 +11,7 @@ from adapass.certify.power import data_message, smallest_budget
 from adapass.driver.choosing import clean_candidate, finalists, front_of, replay, search
 from adapass.driver.comparing import MOST_POINTS, final_build, modelled_original, shortfall
 from adapass.driver.context import Context
-from adapass.driver.experience import learn
+from adapass.driver.experience import Experience
 from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.front import front_entries
 from adapass.driver.material import Parts
@@ -53,13 +53,15 @@ class Job:
         )
         notes: tuple[str, ...] = ()
         work: Search | None = None
+        experience: Experience | None = None
         if decisions is not None:
             try:
                 candidates = [replay(self.context, parts, judge, decisions)]
             except TimeUpError:
                 return self._hand_back("the time limit is too short to repeat the recipe", decisions.plan)
         else:
-            candidates, work = search(self.context, parts, judge)
+            experience = Experience(self.context, judge)
+            candidates, work = search(self.context, parts, judge, experience.advice())
             notes = tuple(work.trials.notes)
         if not candidates:
             return self._hand_back("nothing within the budget is as small as asked for", Plan(), notes)
@@ -68,11 +70,11 @@ class Job:
         self._phase("race the finalists", 3)
         builds = finalists(self.context, candidates, decisions)
         result = self._finish(parts, builds, self._race(builds), notes, candidates)
-        if work is not None:
-            self._learn(result, judge, work)
+        if work is not None and experience is not None:
+            self._learn(result, experience, work)
         return result
 
-    def _learn(self, result: Result, judge: Judge, work: Search) -> None:
+    def _learn(self, result: Result, experience: Experience, work: Search) -> None:
         shipped = next(
             (c for c in work.trials.found if plan_to_recipe(c.plan) == result.recipe["families"]), None
         )
@@ -80,9 +82,9 @@ class Job:
         if request.time_limit_seconds is not None or request.latency_target_seconds is not None:
             return  # what was left out for lack of time, or was not fast enough for somebody, is no lesson
         if result.exit_code is not ExitCode.OK:
-            learn(self.context, judge, work, Plan(), 1.0, 0.0)
+            experience.learn(work, Plan(), 1.0, 0.0)
         elif shipped is not None and result.latency_ratio is not None:
-            learn(self.context, judge, work, shipped.plan, result.latency_ratio, shipped.loss)
+            experience.learn(work, shipped.plan, result.latency_ratio, shipped.loss)
 
     def _search_samples(self) -> int:
         """As many as the mode takes, fewer where running the original on them would eat up the time limit."""
