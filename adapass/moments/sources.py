@@ -1,0 +1,207 @@
+"""Sources: how a value of a model becomes rows of numbers, one row a position (pixel, token, sample).
+
+    x [B, T, C]        channels on axis 2  ->  B * T rows of C numbers, padding positions left out
+    x [B, C, H, W]     channels on axis 1  ->  B * H * W rows of C numbers
+    x [B, C, H, W]     read by a 3 x 3 convolution  ->  B * H' * W' rows of C * 9 numbers, in the order of
+                       the convolution's weight: row @ weight.reshape(M, -1).T is its output
+
+Two sources with equally many positions a sample have equal positions in equal rows, whatever is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adapass.budgeted import Array
+from adapass.errors import ModelError
+
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The geometry with which a convolution reads; one entry a spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    """Begins, then ends, as ONNX writes them."""
+    auto_pad: str = "NOTSET"
+
+    def padding(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        """Zeros before and behind each spatial axis of these sizes."""
+        rank = len(self.kernel)
+        if self.auto_pad == "VALID":
+            return [(0, 0)] * rank
+        if self.auto_pad == "NOTSET":
+            return [(self.pads[i], self.pads[rank + i]) for i in range(rank)]
+        found: list[tuple[int, int]] = []
+        for size, kernel, stride, dilation in zip(
+            sizes, self.kernel, self.strides, self.dilations, strict=True
+        ):
+            total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+            small, large = total // 2, total - total // 2
+            found.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows taken from a value."""
+
+    value: str
+    axis: int
+    """The channel axis."""
+    window: Window | None = None
+    """Patches that a convolution reads, instead of single positions. The value is [B, C, ...] then."""
+    channels: tuple[int, int] | None = None
+    """First and last + 1 of the channels, where not all are wanted (a group of a convolution)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a value has its samples and tokens; ``None`` where unknown."""
+
+    batch_axis: int | None
+    token_axis: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a batch count."""
+
+    indices: tuple[int, ...]
+    """Number of each sample in the data set. What a batch holds beyond them is filling."""
+    mask: npt.NDArray[np.bool_] | None
+    """[B, T], true where a token is real."""
+    rows_each: int | None
+    """Most rows a sample; ``None`` for all."""
+
+
+def window_of(node: ir.Node, kernel: Sequence[int]) -> Window:
+    """The window of a ``Conv`` whose weight is [M, C / group, *kernel]."""
+    rank = len(kernel)
+    ones = (1,) * rank
+    read = node.attributes.get_ints
+    auto_pad = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    return Window(
+        tuple(int(size) for size in kernel),
+        tuple(read("strides", ones) or ones),
+        tuple(read("dilations", ones) or ones),
+        tuple(read("pads", (0,) * (2 * rank)) or (0,) * (2 * rank)),
+        auto_pad,
+    )
+
+
+def take_rows(array: Array, source: Source, layout: Layout, selection: Selection) -> Doubles:
+    """The chosen rows, [N, width].
+
+    Raises:
+        ModelError: the value has another rank than the source expects.
+
+    """
+    if array.dtype.kind != "f" or array.ndim < 2 or not -array.ndim <= source.axis < array.ndim:
+        raise ModelError(
+            f"value '{source.value}' has shape {list(array.shape)} and type {array.dtype}; "
+            f"floats with channels on axis {source.axis} and samples expected"
+        )
+    if source.window is not None:
+        return _patches(array, source, source.window, selection)
+    axis = source.axis % array.ndim
+    positions = _by_sample(array, axis, layout, selection)
+    if source.channels is not None:
+        positions = positions[..., slice(*source.channels)]
+    real = _real(array, axis, layout, selection)
+    chosen = [
+        sample[_picked(index, sample.shape[0], None if real is None else real[place], selection.rows_each)]
+        for place, (index, sample) in enumerate(zip(_names_of(positions, selection), positions, strict=True))
+    ]
+    return np.concatenate(chosen).astype(np.float64)
+
+
+def _names_of(positions: Array, selection: Selection) -> tuple[int, ...]:
+    """One number for each row of ``positions``; all in one where the samples cannot be told apart."""
+    return selection.indices if len(positions) == len(selection.indices) else (0,)
+
+
+def _by_sample(array: Array, axis: int, layout: Layout, selection: Selection) -> Array:
+    """[samples, positions, channels]; one "sample" holds all where they are not told apart."""
+    count = len(selection.indices)
+    if layout.batch_axis is not None and layout.batch_axis != axis:
+        last = np.moveaxis(array, (layout.batch_axis, axis), (0, -1))
+        return last.reshape(last.shape[0], -1, last.shape[-1])[:count]
+    last = np.moveaxis(array, axis, -1)
+    batch = _batch_size(selection)
+    if last.shape[0] % batch == 0 and axis != 0:
+        return last.reshape(batch, -1, last.shape[-1])[:count]
+    return last.reshape(1, -1, last.shape[-1])
+
+
+def _batch_size(selection: Selection) -> int:
+    return len(selection.indices) if selection.mask is None else selection.mask.shape[0]
+
+
+def _real(array: Array, axis: int, layout: Layout, selection: Selection) -> npt.NDArray[np.bool_] | None:
+    """[samples, positions]: which positions hold a real token; ``None`` where all do."""
+    mask = selection.mask
+    if mask is None or mask.all():
+        return None
+    count = len(selection.indices)
+    if layout.batch_axis is not None and layout.token_axis not in (None, axis, layout.batch_axis):
+        shape = [1] * array.ndim
+        shape[layout.batch_axis] = mask.shape[0]
+        token_axis = cast("int", layout.token_axis)
+        shape[token_axis] = mask.shape[1]
+        ordered = mask if layout.batch_axis < token_axis else mask.T
+        if array.shape[token_axis] != mask.shape[1]:
+            return None
+        spread = np.broadcast_to(ordered.reshape(shape), array.shape)
+        one = np.take(np.moveaxis(spread, (layout.batch_axis, axis), (0, -1)), 0, axis=-1)
+        return one.reshape(one.shape[0], -1)[:count]
+    rows = math.prod(size for place, size in enumerate(array.shape) if place != axis)
+    return mask[:count] if rows == mask.size else None
+
+
+def _picked(
+    index: int, positions: int, real: npt.NDArray[np.bool_] | None, rows_each: int | None
+) -> Integers:
+    """Evenly spaced places among the real ones, beginning elsewhere for every sample."""
+    places = np.arange(positions, dtype=np.int64) if real is None else np.flatnonzero(real).astype(np.int64)
+    if rows_each is None or len(places) <= rows_each:
+        return places
+    start = int(math.modf(index * GOLDEN)[0] * len(places))
+    chosen = (start + np.arange(rows_each, dtype=np.int64) * len(places) // rows_each) % len(places)
+    return places[np.sort(chosen)]
+
+
+def _patches(array: Array, source: Source, window: Window, selection: Selection) -> Doubles:
+    rank = len(window.kernel)
+    if array.ndim != rank + 2:
+        raise ModelError(
+            f"value '{source.value}' has shape {list(array.shape)}; {rank} spatial axes expected"
+        )
+    images = array if source.channels is None else array[:, slice(*source.channels)]
+    padded = np.pad(images, [(0, 0), (0, 0), *window.padding(array.shape[2:])])
+    spans = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
+    views = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
+    steps = tuple(slice(None, None, stride) for stride in window.strides)
+    taps = tuple(slice(None, None, dilation) for dilation in window.dilations)
+    views = views[(slice(None), slice(None), *steps, *taps)]
+    places = views.shape[2 : 2 + rank]
+    chosen: list[Array] = []
+    for sample, index in enumerate(selection.indices):
+        picked = _picked(index, math.prod(places), None, selection.rows_each)
+        at = np.unravel_index(picked, places)
+        patches = np.moveaxis(views[sample][(slice(None), *at)], 1, 0)
+        chosen.append(patches.reshape(len(picked), -1))
+    return np.concatenate(chosen).astype(np.float64)
