@@ -78,7 +78,7 @@ class MomentSums:
             width = rows.shape[1]
             self.total, self.gram = np.zeros(width), np.zeros((width, width))
         self.rows += len(rows)
-        self.total += rows.sum(axis=0)
+        self.total = self.total + rows.sum(axis=0)
         self.gram += rows.T @ rows
 
     def done(self, name: str) -> Moments:
@@ -103,8 +103,8 @@ class CrossSums:
             self.total, self.squares = np.zeros(y.shape[1]), np.zeros(y.shape[1])
             self.cross = np.zeros((x.shape[1], y.shape[1]))
         self.x.add(x)
-        self.total += y.sum(axis=0)
-        self.squares += (y * y).sum(axis=0)
+        self.total = self.total + y.sum(axis=0)
+        self.squares = self.squares + (y * y).sum(axis=0)
         self.cross += x.T @ y
 
     def done(self, name: str) -> CrossMoments:

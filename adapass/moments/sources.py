@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -157,17 +156,16 @@ def _real(array: Array, axis: int, layout: Layout, selection: Selection) -> npt.
     if mask is None or mask.all():
         return None
     count = len(selection.indices)
-    if layout.batch_axis is not None and layout.token_axis not in (None, axis, layout.batch_axis):
-        shape = [1] * array.ndim
-        shape[layout.batch_axis] = mask.shape[0]
-        token_axis = cast("int", layout.token_axis)
-        shape[token_axis] = mask.shape[1]
-        ordered = mask if layout.batch_axis < token_axis else mask.T
+    batch_axis, token_axis = layout.batch_axis, layout.token_axis
+    if batch_axis is not None and token_axis is not None and len({axis, batch_axis, token_axis}) == 3:
         if array.shape[token_axis] != mask.shape[1]:
             return None
+        shape = [1] * array.ndim
+        shape[batch_axis], shape[token_axis] = mask.shape
+        ordered = mask if batch_axis < token_axis else mask.T
         spread = np.broadcast_to(ordered.reshape(shape), array.shape)
-        one = np.take(np.moveaxis(spread, (layout.batch_axis, axis), (0, -1)), 0, axis=-1)
-        return one.reshape(one.shape[0], -1)[:count]
+        flat = np.moveaxis(spread, (batch_axis, axis), (0, -1))[..., 0]
+        return flat.reshape(len(flat), -1)[:count]
     rows = math.prod(size for place, size in enumerate(array.shape) if place != axis)
     return mask[:count] if rows == mask.size else None
 
