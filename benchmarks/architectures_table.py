@@ -23,8 +23,9 @@ it. Then **every prunable group loses 30 % of its units, all groups at once**, a
 3. every stored tensor is exactly as small as promised;
 4. at two batch sizes (and lengths) the outputs equal those of the original with the removed units masked,
    within 2e-4 of the output's root mean square (float32 rounding);
-5. the groups called exact (no normalisation runs over them) also equal the original with the weights of
-   the removed units set to zero, a reference that shares no code with the first.
+5. by a second reference that shares no code with the first they equal the original with the weights of
+   the removed units set to zero: as it is for the groups called exact, and for all groups with
+   normalisations that count only what stays.
 
 *Prunable* is the share of the parameters that lies in some group; *saved* is what the cut took away;
 *difference* the largest error of point 4, *effect* how far the masking itself moved the outputs (so that

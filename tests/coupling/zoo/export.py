@@ -24,6 +24,12 @@ from tests.coupling.zoo.parts import Module, torch
 
 FORMAT = 1
 """Raise to make cached exports stale."""
+CONCESSIONS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (),
+    (("attn", "eager"),),
+    (("experts", "batched_mm"),),
+)
+"""What is tried in turn where the defaults of ``transformers`` cannot be exported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +90,30 @@ def _key(architecture: Architecture) -> str:
 
 
 def _export(architecture: Architecture, file: Path) -> tuple[list[str], list[str]]:
-    words = list(
+    words = tuple(
         dict.fromkeys(size for port in architecture.ports for size in port.shape if isinstance(size, str))
     )
-    attempts: list[tuple[str | None, Sequence[str]]] = [(None, words), (None, words[:1]), ("eager", words)]
-    attempts += [("eager", words[:1]), (None, ())]
     failures: list[str] = []
-    for attention, dynamic in dict.fromkeys((a, tuple(d)) for a, d in attempts):
-        try:
-            _attempt(architecture, file, attention, dynamic)
-        except Exception as error:  # whatever the exporter raises is its answer
-            failures.append(_first_line(error))
-            continue
-        given_up = [f"{word} fixed: {failures[0]}" for word in words if word not in dynamic]
-        return list(dynamic), [*given_up, *([f"eager attention: {failures[0]}"] if attention else [])]
+    for dynamic in dict.fromkeys((words, words[:1], ())):
+        for concession in CONCESSIONS:
+            try:
+                _attempt(architecture, file, concession, dynamic)
+            except Exception as error:  # whatever the exporter raises is its answer
+                failures.append(_first_line(error))
+                continue
+            given_up = [f"{word} fixed" for word in words if word not in dynamic]
+            given_up += [f"{how} {what}" for what, how in concession]
+            return list(dynamic), [f"{', '.join(given_up)} ({failures[0]})"] if given_up else []
     raise ExportFailedError(failures[0])
 
 
-def _attempt(architecture: Architecture, file: Path, attention: str | None, dynamic: Sequence[str]) -> None:
+def _attempt(
+    architecture: Architecture, file: Path, concession: Sequence[tuple[str, str]], dynamic: Sequence[str]
+) -> None:
     torch.manual_seed(0)
     model = architecture.make().eval()
-    if attention is not None:
-        model.set_attn_implementation(attention)
+    for what, how in concession:
+        getattr(model, f"set_{what}_implementation")(how)
     randomize(model)
     arrays = feeds(architecture.ports, SIZES[0], seed=0)
     inputs = tuple(torch.from_numpy(array) for array in arrays.values())

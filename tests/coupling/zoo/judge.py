@@ -4,8 +4,9 @@
 2. inputs and outputs are declared as before; what was dynamic is dynamic
 3. every stored tensor has exactly the size that the groups promise, and there is nothing left over
 4. on every feed the numbers are those of the original with the removed units masked
-5. on the groups that claim to be exact the numbers are those of the original with the removed units'
-   weights set to zero, which asks ``adapass.coupling.zeroed`` nothing
+5. without asking ``adapass.coupling.zeroed`` anything: the numbers are those of the original with the
+   removed units' weights set to zero; for the groups that claim to be exact as it is, for all groups with
+   normalisations that count only what stays
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from adapass.errors import AdapassError
 from adapass.graph.check import check_structure
 from adapass.graph.text import clone
 from adapass.verification import ROUNDING_TOLERANCE, Comparison, compare_outputs, run_all
+from tests.coupling.zoo.averages import recount
 from tests.coupling.zoo.sizes import covered, float_elements, promised_shapes, stored_shapes
 from tests.coupling.zoo.weights import blanked
 
@@ -56,7 +58,7 @@ class Verdict:
     effect: float
     """How far masking moves the outputs, same unit."""
     independent: float
-    """Largest error of the exact groups against the original with blanked weights."""
+    """Largest error against the original with blanked weights, same unit (point 5)."""
     problems: tuple[str, ...] = field(default=())
 
 
@@ -169,16 +171,21 @@ def _independent(
     kept: Mapping[str, Sequence[int]],
     problems: list[str],
 ) -> float:
-    exact = [group for group in coupling.groups if group.exact and group.key in kept]
-    chosen = {group.key: kept[group.key] for group in exact}
-    if not chosen:
-        return 0.0
-    try:
-        cut = clone(model)
-        remove(cut, chosen)
-        reference = blanked(model, exact, chosen)
-        comparison = compare_outputs(run_all(reference, feeds), run_all(cut, feeds))
-    except AdapassError as error:
-        problems.append(f"exact groups alone: {type(error).__name__}: {str(error).splitlines()[0]}")
-        return np.inf
-    return worst(comparison, problems, "blanked weights: numbers")
+    groups = [group for group in coupling.groups if group.key in kept]
+    exact = [group for group in groups if group.exact]
+    found = [0.0]
+    for what, members in (("exact groups", exact), ("all groups", groups)):
+        chosen = {group.key: kept[group.key] for group in members}
+        try:
+            cut = clone(model)
+            remove(cut, chosen)
+            reference = blanked(model, members, chosen)
+            if members is groups:
+                recount(reference, cut)
+            comparison = compare_outputs(run_all(reference, feeds), run_all(cut, feeds))
+        except AdapassError as error:
+            problems.append(f"blanked weights, {what}: {type(error).__name__}: {str(error).splitlines()[0]}")
+            found.append(np.inf)
+        else:
+            found.append(worst(comparison, problems, f"blanked weights, {what}: numbers"))
+    return max(found)

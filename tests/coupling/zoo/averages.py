@@ -1,0 +1,116 @@
+"""Normalisations of a blanked model counted over what stays: zeros add nothing to a sum, only to its count.
+
+In place, in the original with blanked weights: every mean over a dimension that has ``n`` entries there and
+``k`` in the cut model is taken over ``k``. With that the blanked model computes what the cut one should,
+also where a normalisation runs over a cut dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from adapass.graph.constants import constant_array
+from adapass.graph.edit import insert_before, new_initializer, nodes_everywhere, replace_uses
+
+Shape = Sequence[object]
+
+
+def recount(blanked: ir.Model, cut: ir.Model) -> int:
+    """Correct ``blanked``; the number of means that were."""
+    after = {value.name: value for node in nodes_everywhere(cut) for value in node.outputs}
+    after |= {value.name: value for value in cut.graph.inputs}
+    corrected = 0
+    for node in nodes_everywhere(blanked):
+        rule = RULES.get(node.op_type)
+        source = node.inputs[0] if node.inputs else None
+        now = after.get(source.name) if source is not None else None
+        if rule is None or source is None or now is None or source.shape is None or now.shape is None:
+            continue
+        axes = [axis % source.shape.rank() for axis in _axes(node, source.shape.rank())]
+        n, k = (
+            prod(d for a in axes if isinstance(d := shape[a], int)) for shape in (source.shape, now.shape)
+        )
+        if n != k:
+            rule(blanked.graph, node, axes, (n, k))
+            corrected += 1
+    return corrected
+
+
+def _axes(node: ir.Node, rank: int) -> Sequence[int]:
+    if node.op_type == "LayerNormalization":
+        return range(node.attributes.get_int("axis", -1) % rank, rank)
+    if node.op_type == "InstanceNormalization":
+        return range(2, rank)
+    listed = node.attributes.get_ints("axes", None)
+    if listed is None and len(node.inputs) > 1 and (array := constant_array(node.inputs[1])) is not None:
+        listed = [int(axis) for axis in array]
+    return range(rank) if listed is None else listed
+
+
+def _mean(graph: ir.Graph, node: ir.Node, axes: Sequence[int], counts: tuple[int, int]) -> None:
+    """``ReduceMean(x)`` -> ``ReduceMean(x) * n / k``."""
+    del axes
+    factor = _scalar(graph, counts[0] / counts[1])
+    again = ir.Node(
+        "", "ReduceMean", node.inputs, list(node.attributes.values()), outputs=[_like(node.outputs[0])]
+    )
+    scaled = ir.Node("", "Mul", [again.outputs[0], factor], outputs=[_like(node.outputs[0])])
+    _replace(node, [again, scaled])
+
+
+def _normalize(graph: ir.Graph, node: ir.Node, axes: Sequence[int], counts: tuple[int, int]) -> None:
+    """``(x - m) / sqrt(v + e) * scale + bias`` with ``m = sum(x) / k``, ``v = sum(x * x) / k - m * m``."""
+    x, scale, bias = [*node.inputs, None][:3]
+    assert x is not None
+    axes_value = new_initializer(graph, "recount_axes", np.array(axes, np.int64))
+    share = _scalar(graph, 1 / counts[1])
+    epsilon = _scalar(graph, node.attributes.get_float("epsilon", 1e-5))
+    nodes: list[ir.Node] = []
+
+    def op(kind: str, *inputs: ir.Value | None) -> ir.Value:
+        nodes.append(ir.Node("", kind, list(inputs), outputs=[ir.Value(name=None, type=x.type)]))
+        return nodes[-1].outputs[0]
+
+    mean = op("Mul", op("ReduceSum", x, axes_value), share)
+    square = op("Mul", op("ReduceSum", op("Mul", x, x), axes_value), share)
+    spread = op("Sqrt", op("Add", op("Sub", square, op("Mul", mean, mean)), epsilon))
+    result = op("Div", op("Sub", x, mean), spread)
+    if scale is not None:
+        result = op("Mul", result, _beside(graph, node, scale))
+    if bias is not None:
+        op("Add", result, _beside(graph, node, bias))
+    nodes[-1].outputs[0].shape = node.outputs[0].shape
+    _replace(node, nodes)
+
+
+def _beside(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
+    """Scale and bias of an instance normalisation lie along axis 1."""
+    array = constant_array(value)
+    if node.op_type != "InstanceNormalization" or array is None or node.inputs[0] is None:
+        return value
+    rank = 3 if node.inputs[0].shape is None else node.inputs[0].shape.rank()
+    return new_initializer(graph, "recount_scale", array.reshape(1, -1, *[1] * (rank - 2)))
+
+
+def _scalar(graph: ir.Graph, number: float) -> ir.Value:
+    return new_initializer(graph, "recount_number", np.array(number, np.float32))
+
+
+def _like(value: ir.Value) -> ir.Value:
+    return ir.Value(name=None, type=value.type, shape=value.shape)
+
+
+def _replace(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    insert_before(node, nodes)
+    replace_uses(node.outputs[0], nodes[-1].outputs[0])
+
+
+RULES: Mapping[str, Callable[[ir.Graph, ir.Node, Sequence[int], tuple[int, int]], None]] = {
+    "ReduceMean": _mean,
+    "LayerNormalization": _normalize,
+    "InstanceNormalization": _normalize,
+}
