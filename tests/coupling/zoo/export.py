@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from tests.coupling.zoo.architecture import SIZES, Architecture, feeds
 from tests.coupling.zoo.parts import Module, torch
 
@@ -134,6 +136,7 @@ def _attempt(
             verbose=False,
             external_data=False,
         )
+    _require_dynamic(file, architecture, dynamic)
 
 
 def randomize(model: Any) -> None:
@@ -176,3 +179,12 @@ def _first_line(error: BaseException) -> str:
     cause = error.__cause__
     line = (str(cause).strip() or type(cause).__name__) if cause is not None else text
     return f"{type(cause or error).__name__}: {line.splitlines()[0]}"[:200]
+
+
+def _require_dynamic(file: Path, architecture: Architecture, dynamic: Sequence[str]) -> None:
+    """The exporter may fix a size without a word where the module's own code does."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in onnx.load(file).graph.input}
+    for port in architecture.ports:
+        for axis, size in enumerate(port.shape):
+            if size in dynamic and port.name in declared and not declared[port.name][axis].dim_param:
+                raise ValueError(f"'{size}' of '{port.name}' is fixed in the exported model")
