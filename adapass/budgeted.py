@@ -244,13 +244,21 @@ class BudgetedPass(Pass):
         del model, facts, choices, samples
         return None
 
-    def tune(self, model: ir.Model, services: Services, max_loss: float) -> tuple[OperatingPoint, ...]:
+    def tune(
+        self,
+        model: ir.Model,
+        services: Services,
+        max_loss: float,
+        *,
+        known: Sequence[OperatingPoint] = (),
+    ) -> tuple[OperatingPoint, ...]:
         """Settings of the knobs of a fitted ``model``, from the safest to the most aggressive.
 
         Mean loss on the search samples must stay within ``max_loss``; expected latency falls along the
-        list. Families without knobs return nothing.
+        list. ``known`` are settings found on another model with the same sites (before 8 bits, say): they
+        are judged on this one too. Families without knobs return nothing.
         """
-        del model, services, max_loss
+        del model, services, max_loss, known
         return ()
 
     def run(self, model: ir.Model, facts: FactCache, only: frozenset[str] | None = None) -> PassResult:

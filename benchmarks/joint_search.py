@@ -97,6 +97,9 @@ def _precision_first(
         return None
     keys = {choice.key for part in found.plan.parts for choice in part.choices}
     body = [option for option in search.statics if option.choice.key in keys]
+    if (settled := own.settle(knobs[0])) is not None:
+        # The sites that pay, as for everybody else; but thresholds are sought for this model alone.
+        own.settled[str(knobs[0])] = replace(settled, points=())
     both = own.try_plan(body, knobs[0])
     return own.trimmed(both) if both is not None else found
 
@@ -130,7 +133,7 @@ def _turned(candidate: Candidate, point: OperatingPoint, trials: Trials) -> Cand
 
 def _fresh(trials: Trials, allowed: float) -> Trials:
     """Nothing tried yet; fits and outputs are shared through the store."""
-    return replace(trials, allowed=allowed, found=[], notes=[], tried={})
+    return replace(trials, allowed=allowed, found=[], notes=[], tried={}, settled={})
 
 
 def measured(

@@ -109,9 +109,10 @@ class Curve:
         return self.points[size].seconds / self.steps.factor(size)
 
     def _place(self, size: int) -> _Place:
-        # Odd sizes run on other kernels; they count where there is nothing else.
-        even = [each for each in self.points if each % self.steps.grain == 0]
-        sizes = sorted(even if len(even) > 1 else self.points)
+        # Odd sizes run on other kernels than even ones; the others count where there is nothing else.
+        odd = size % self.steps.grain != 0
+        like = [each for each in self.points if (each % self.steps.grain != 0) == odd]
+        sizes = sorted(like if len(like) > 1 else self.points)
         where = self.steps.coordinate(size)
         places = [self.steps.coordinate(each) for each in sizes]
         above = bisect_left(places, where)
@@ -138,15 +139,18 @@ class _Place:
     outside: bool = False
 
 
-def learn_steps(curves: Iterable[Curve], tile: int, grain: int) -> Steps:
+def learn_steps(curves: Iterable[Curve], tile: int, grains: Sequence[int]) -> Steps:
     """How the family behaves between its points: what predicts each point best from the others.
+
+    ``grains`` are the numbers of channels that kernels may want multiples of, the likeliest first.
 
     A step is only believed where a point was measured just behind an edge; without one the line stays.
     """
     several = [curve for curve in curves if len(curve.points) > 2]
-    options = [Steps(tile, share, grain) for share in SHARES]
+    options = [Steps(tile, share, grain) for grain in grains for share in SHARES]
     options = [replace(steps, penalty=_penalty(several, steps)) for steps in options]
-    return min(options, key=lambda steps: (round(_left_out(several, steps), 6), steps.share))
+    errors = [round(_left_out(several, steps), 6) for steps in options]
+    return options[errors.index(min(errors))]
 
 
 def _penalty(curves: Sequence[Curve], steps: Steps) -> float:

@@ -114,7 +114,7 @@ class Predictor:
         """Measure a model without exits whole and by half, and correct later estimates by what pieces miss.
 
         Worth it for the clean model and for the one with 8 bits everywhere: models in between get a factor
-        between theirs.
+        between theirs, or that of one with 8 bits in every second layer, if there is one.
         """
         prices = self.prices(batch)
         layout = lay_out(model)
@@ -141,7 +141,7 @@ class Predictor:
         found = float(np.median(takes))
         size = sum(piece.weight_bytes for piece in pieces)
         share = sum(piece.share_8bit * piece.weight_bytes for piece in pieces) / max(1, size)
-        return Anchor(round(share), size, found / said)
+        return Anchor(round(2 * share) / 2, size, found / said)
 
     def calibrate(self, models: Sequence[ir.Model], *, batch: int | None = None) -> Calibration:
         """Fit the roofline to the measured pieces of ``models`` and use it for what cannot be measured.

@@ -25,8 +25,8 @@ from adapass.search.stopwatch import Stopwatch
 ROW_TOLERANCE: Final = 0.04
 """Half-width of the interval between two numbers of samples above which one in between is measured."""
 MOST_ROW_POINTS: Final = 5
-GRAIN: Final = 4
-"""Channels that 8-bit and blocked kernels take at once; other sizes run on slower ones."""
+GRAINS: Final = (4, 8, 16)
+"""Channels that 8-bit and blocked kernels may take at once; other sizes run on slower ones."""
 FEWEST_SIBLINGS: Final = 3
 """Measured sizes of a layer from which others are interpolated."""
 
@@ -98,7 +98,7 @@ class Prices:
         own = families.get(_masked(piece.sizes, places))
         if own is None:
             return None
-        steps = learn_steps(families.values(), self.tile, GRAIN)
+        steps = learn_steps(families.values(), self.tile, GRAINS)
         size = piece.sizes[places[0]]
         curve = Curve(own.points, steps)
         return curve.estimate(size, noise=SIZE_NOISE + ODD_DOUBT * (steps.penalty - 1.0))

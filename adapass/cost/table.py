@@ -49,6 +49,12 @@ class RegionKey:
         return {**{name: getattr(self, name) for name in names}, "options": options}
 
 
+def _repeated(feeds: Sequence[Feeds], least: int) -> list[Feeds]:
+    """At least so many feeds. Equal ones stand together: blocks take every k-th, and get an even mix so."""
+    times = max(1, -(-least // len(feeds)))
+    return [feed for feed in feeds for _ in range(times)]
+
+
 def shapes_of(feeds: Sequence[Feeds]) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]:
     """The mix of shapes: of the inputs of a plain region, latency depends on nothing else."""
     return tuple(tuple((name, tuple(feed[name].shape)) for name in sorted(feed)) for feed in feeds)
@@ -96,7 +102,7 @@ class RegionTable:
         self, key: RegionKey, contestants: Mapping[str, Contestant], feeds: Sequence[Feeds]
     ) -> Mapping[str, float]:
         """Time ``contestants`` in turns on ``feeds`` and store the means."""
-        repeated = [*feeds] * max(1, -(-MIN_GROUP_FEEDS // len(feeds)))
+        repeated = _repeated(feeds, MIN_GROUP_FEEDS)
         with self.cache.locked("measuring"):
             timings = interleaved(
                 contestants,
@@ -113,7 +119,7 @@ class RegionTable:
 
     def _measure(self, key: RegionKey, open_runner: Callable[[], Runner], feeds: Sequence[Feeds]) -> Cost:
         # A block needs some calls to be worth its discarded first one.
-        repeated = [*feeds] * max(1, -(-MIN_FEEDS // len(feeds)))
+        repeated = _repeated(feeds, MIN_FEEDS)
         runner = open_runner()
         try:
             timing = interleaved(

@@ -81,6 +81,10 @@ def standard_only(model: ir.Model) -> ir.Model:
 def find_parts(model: ir.Model) -> Parts:
     """Cut a prepared model at its exits.
 
+    What crosses an exit in 8 bits stays in 8 bits: a later part restores it for itself, in place, so that
+    runtimes see the whole pattern they fuse there. (Without, the first convolution behind every exit of an
+    8-bit network ran in float.)
+
     Raises:
         ModelError: the exits are not in the form of ``adapass.ops``.
 
@@ -91,6 +95,7 @@ def find_parts(model: ir.Model) -> Parts:
     outputs = tuple(value for value in model.graph.outputs if is_exit_select(value.producer()))
     final = tuple(_last_rest(value) for value in outputs)
     nodes = _cut(model.graph, exits, final)
+    nodes = _restore_behind_exits(model.graph, nodes)
     inputs = {node: tuple(node.inputs) for part in nodes for node in part}
     return Parts(outputs, exits, final, nodes, MappingProxyType(inputs))
 
@@ -148,6 +153,76 @@ def _cut(
                 " exits may only select what becomes an output"
             )
     return tuple(tuple(n for n in graph if part_of.get(n) == index) for index in range(len(roots)))
+
+
+def _restore_behind_exits(
+    graph: ir.Graph, parts: Sequence[Sequence[ir.Node]]
+) -> tuple[tuple[ir.Node, ...], ...]:
+    """Let each part make floats itself of the 8-bit values it takes from earlier parts."""
+    grown = [list(part) for part in parts]
+    home = {node: index for index, part in enumerate(parts) for node in part}
+    for index, part in enumerate(parts):
+        taken = (value for node in part for value in reads(node))
+        for value in dict.fromkeys(taken):
+            maker = value.producer()
+            if maker is None or home.get(maker, index) == index or not _restores(maker):
+                continue
+            readers = [node for node in part if value in reads(node)]
+            before, own = _again(graph, maker, readers, index)
+            small = maker.inputs[0]
+            assert small is not None
+            for node in before:
+                source = small.producer()
+                grown[0 if source is None else home[source]].append(node)
+            grown[index][:0] = own
+            for node in readers:
+                redirect(node, value, own[-1].outputs[0])
+    return tuple(tuple(part) for part in grown)
+
+
+def _restores(node: ir.Node) -> bool:
+    """Whether it makes floats of an activation in 8 bits, at a stored scale."""
+    small, *scales = (value for value in node.inputs if value is not None)
+    fixed = all(value.is_initializer() for value in scales)
+    return node.op_type == "DequantizeLinear" and not small.is_initializer() and fixed
+
+
+def _again(
+    graph: ir.Graph, maker: ir.Node, readers: Sequence[ir.Node], index: int
+) -> tuple[list[ir.Node], list[ir.Node]]:
+    """Nodes to add before the exit and behind it; the last one makes the floats.
+
+    Images cross channels last, as 8-bit convolutions work: runtimes cancel both transpositions against
+    their own. Without, ONNX Runtime kept two around every residual addition behind the exit.
+    """
+    small = maker.inputs[0]
+    assert small is not None
+    name = f"{maker.outputs[0].name}_behind_exit_{index - 1}"
+    before: list[ir.Node] = []
+    own: list[ir.Node] = []
+    if small.shape is not None and len(small.shape) == 4 and any(n.op_type == "Conv" for n in readers):
+        before.append(_transposed(graph, small, maker, (0, 2, 3, 1), f"{name}_channels_last"))
+        own.append(_transposed(graph, before[0].outputs[0], maker, (0, 3, 1, 2), f"{name}_8bit"))
+        small = own[0].outputs[0]
+    attributes = tuple(maker.attributes.values())
+    inputs = [small, *maker.inputs[1:]]
+    own.append(ir.Node(maker.domain, maker.op_type, inputs, attributes, version=maker.version, name=name))
+    (old,), (new,) = maker.outputs, own[-1].outputs
+    new.name, new.type, new.shape = name, old.type, old.shape
+    graph.insert_after(own[0] if len(own) > 1 else maker, own[-1])
+    return before, own
+
+
+def _transposed(
+    graph: ir.Graph, value: ir.Value, after: ir.Node, order: tuple[int, ...], name: str
+) -> ir.Node:
+    node = ir.node("Transpose", [value], {"perm": order}, name=name)
+    shape = value.shape
+    assert shape is not None
+    result = node.outputs[0]
+    result.name, result.type, result.shape = name, value.type, ir.Shape([shape[axis] for axis in order])
+    graph.insert_after(value.producer() or after, node)
+    return node
 
 
 def _claim(wanted: Iterable[ir.Value], index: int, part_of: dict[ir.Node, int]) -> None:

@@ -59,7 +59,8 @@ class Trials:
     notes: list[str] = field(default_factory=list[str])
     tried: dict[str, Candidate | None] = field(default_factory=dict[str, "Candidate | None"])
     """By ``describe(plan)``; ``None``: too lossy, or its knobs do not pay."""
-    _settled: dict[str, Part] = field(default_factory=dict[str, Part])
+    settled: dict[str, Candidate] = field(default_factory=dict[str, Candidate])
+    """By the text of a knob family: its best candidate on the clean model."""
 
     def clean(self) -> Candidate:
         """The clean model itself."""
@@ -98,7 +99,7 @@ class Trials:
             return None
         trimmed = self.trimmed(everywhere)
         best = min((everywhere, trimmed), key=lambda c: c.seconds.seconds)
-        self._settled[str(knobs)] = best.plan.parts[0]
+        self.settled[str(knobs)] = best
         return best
 
     def seconds(self, question: str, models: Mapping[str, ir.Model]) -> Mapping[str, float]:
@@ -144,8 +145,10 @@ class Trials:
         services = self.services
         judged = f"{self.judge.metric}|{self.judge.threshold}|{self.allowed}"
         timed = self.watch.key("", self.watch.feeds, self.build).to_json()
-        entry = self.evaluations.points(model, f"{step}|{judged}|{timed}")
-        points = entry.get(lambda: step.tune(model, services, self.allowed))
+        known = self._known(plan.parts[0])
+        before = [{name: np.asarray(value).tolist() for name, value in p.knobs.items()} for p in known]
+        entry = self.evaluations.points(model, f"{step}|{judged}|{timed}|{before}")
+        points = entry.get(lambda: step.tune(model, services, self.allowed, known=known))
         if not points:
             self.notes.append(f"{plan}: no setting of its knobs is both faster and within the budget")
             return None
@@ -155,6 +158,11 @@ class Trials:
         factor = expected.seconds / boldest.expected_seconds
         points = tuple(replace(p, expected_seconds=factor * p.expected_seconds) for p in points)
         return Candidate(plan, model, Cost(expected.seconds, expected.trust), boldest.loss, points)
+
+    def _known(self, part: Part) -> tuple[OperatingPoint, ...]:
+        """Settings found on the clean model, if it has the same sites."""
+        settled = self.settled.get(str(part.step))
+        return settled.points if settled is not None and settled.plan.parts[0] == part else ()
 
     def _keep(self, plan: Plan, candidate: Candidate) -> Candidate:
         self.tried[describe(plan)] = candidate
@@ -167,8 +175,8 @@ class Trials:
 
     def _every_site(self, knobs: BudgetedPass) -> Part | None:
         """Of a separable family the sites that are fitted by now; of a settled one those that pay."""
-        if str(knobs) in self._settled:
-            return self._settled[str(knobs)]
+        if str(knobs) in self.settled:
+            return self.settled[str(knobs)].plan.parts[0]
         choices = one_setting_a_site(knobs, self.evaluations.clean)
         if choices and knobs.separable:
             fitted = self.evaluations.site_fits(knobs)

@@ -213,8 +213,15 @@ class InsertExits(BudgetedPass):
         del model, facts, samples
         return MappingProxyType({choice.key: Damage(0.0) for choice in choices})
 
-    def tune(self, model: ir.Model, services: Services, max_loss: float) -> tuple[OperatingPoint, ...]:
-        return tune_thresholds(model, services, max_loss)
+    def tune(
+        self,
+        model: ir.Model,
+        services: Services,
+        max_loss: float,
+        *,
+        known: Sequence[OperatingPoint] = (),
+    ) -> tuple[OperatingPoint, ...]:
+        return tune_thresholds(model, services, max_loss, known)
 
     def _refusal(self, model: ir.Model) -> str | None:
         if model.opset_imports.get("", 0) < MINIMUM_OPSET:

@@ -33,17 +33,23 @@ CLEARLY_CHEAPER = 0.9
 __all__ = ["Costs", "Setting", "evaluate", "select"]
 
 
-def select(confidence: Floats, losses: Doubles, costs: Costs, max_loss: float) -> tuple[Setting, ...]:
+def select(
+    confidence: Floats, losses: Doubles, costs: Costs, max_loss: float, known: Sequence[Floats] = ()
+) -> tuple[Setting, ...]:
     """Settings from the safest to the most aggressive: cost falls, and mean loss stays within ``max_loss``.
 
     ``confidence`` is [N, E], ``losses`` [N, E + 1] (what leaving at each exit, or never, loses). Empty
-    when no setting is both within the loss and cheaper than the model without exits.
+    when no setting is both within the loss and cheaper than the model without exits. ``known`` are
+    thresholds [E] chosen without these numbers: nothing in them fits their noise, so what they lose here
+    is taken as it is.
 
     Raises:
         UsageError: the shapes do not fit each other, or a number is not finite.
 
     """
     _check(confidence, losses, costs)
+    for thresholds in known:
+        _check_thresholds(thresholds, confidence.shape[1])
     if confidence.shape[1] == 0 or len(confidence) < FOLDS:
         return ()
     data = Observed.of(confidence, losses)
@@ -52,6 +58,8 @@ def select(confidence: Floats, losses: Doubles, costs: Costs, max_loss: float) -
     settings = [evaluate_observed(data, costs, thresholds) for thresholds in path]
     if family and settings:
         settings = [*_safer(data, costs, max_loss, settings[0]), *settings]
+    settings += [evaluate_observed(data, costs, thresholds) for thresholds in known]
+    settings.sort(key=lambda setting: -setting.expected_seconds)
     return _thinned(settings, costs, max_loss)
 
 
@@ -71,6 +79,12 @@ def _check(confidence: Floats, losses: Doubles, costs: Costs) -> None:
     finite = [np.isfinite(array).all() for array in (confidence, losses, costs.segments, costs.heads)]
     if not all(finite):
         raise UsageError("confidences, losses and costs of exits must be finite numbers")
+
+
+def _check_thresholds(thresholds: Floats, exits: int) -> None:
+    if thresholds.shape != (exits,):
+        found = list(thresholds.shape)
+        raise UsageError(f"known thresholds must be [{exits}], one for each exit; found {found}")
 
 
 def _best_family(data: Observed, costs: Costs, max_loss: float) -> tuple[int, int]:

@@ -47,14 +47,24 @@ def collect(model: ir.Model, samples: Samples) -> ExitTable:
     return ExitTable(confidence, np.stack([rows[name] for name in said], axis=1))
 
 
-def tune_thresholds(model: ir.Model, services: Services, max_loss: float) -> tuple[OperatingPoint, ...]:
-    """Operating points from the safest to the most aggressive; empty when no exit pays."""
+def tune_thresholds(
+    model: ir.Model, services: Services, max_loss: float, known: Sequence[OperatingPoint] = ()
+) -> tuple[OperatingPoint, ...]:
+    """Operating points from the safest to the most aggressive; empty when no exit pays.
+
+    ``known`` are points of another model with the same exits.
+
+    Raises:
+        UsageError: a known point has thresholds for another number of exits.
+
+    """
     record = read_record(model)
     table = collect(model, services.samples)
     exits = len(record.cuts)
     losses = np.stack([services.losses(table.outputs[:, e]) for e in range(exits + 1)], axis=1)
     costs = measure_costs(model, record, services)
-    settings = select(table.confidence, losses.astype(np.float64), costs, max_loss)
+    elsewhere = [np.asarray(point.knobs[EXIT_THRESHOLDS], np.float32) for point in known]
+    settings = select(table.confidence, losses.astype(np.float64), costs, max_loss, elsewhere)
     return tuple(_point(record, setting) for setting in settings)
 
 

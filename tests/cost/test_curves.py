@@ -47,22 +47,22 @@ class Meter:
 
 class TestSteps:
     def test_a_step_is_learned_from_a_point_behind_an_edge(self) -> None:
-        steps = learn_steps([curve_of(stairs, (16, 32, 36, 48, 64))], tile=16, grain=4)
+        steps = learn_steps([curve_of(stairs, (16, 32, 36, 48, 64))], tile=16, grains=[4])
 
         assert steps.share == 1.0
 
     def test_a_line_stays_a_line(self) -> None:
-        steps = learn_steps([curve_of(line, (16, 32, 36, 48, 64))], tile=16, grain=4)
+        steps = learn_steps([curve_of(line, (16, 32, 36, 48, 64))], tile=16, grains=[4])
 
         assert steps.share == 0.0
 
     def test_without_a_point_behind_an_edge_nothing_is_believed(self) -> None:
-        assert learn_steps([curve_of(stairs, (16, 32, 48, 64))], tile=16, grain=4).share == 0.0
+        assert learn_steps([curve_of(stairs, (16, 32, 48, 64))], tile=16, grains=[4]).share == 0.0
 
     def test_what_one_layer_shows_holds_for_another_of_its_kind(self) -> None:
         shown, asked = curve_of(stairs, (16, 32, 36, 48, 64)), curve_of(stairs, (16, 32, 48))
 
-        steps = learn_steps([shown, asked], tile=16, grain=4)
+        steps = learn_steps([shown, asked], tile=16, grains=[4])
 
         assert Curve(asked.points, steps).at(40).seconds == pytest.approx(stairs(40))
         assert asked.at(40).seconds == pytest.approx(25.0)
@@ -80,7 +80,7 @@ class TestSteps:
 
     def test_odd_sizes_cost_the_learned_factor(self) -> None:
         points = {size: measured(line(size) * (1.5 if size % 4 else 1.0)) for size in (4, 8, 12, 16, 6, 14)}
-        steps = learn_steps([Curve(points)], tile=16, grain=4)
+        steps = learn_steps([Curve(points)], tile=16, grains=[4])
 
         curve = Curve(points, steps)
 
@@ -90,7 +90,7 @@ class TestSteps:
     def test_odd_sizes_are_never_taken_for_faster(self) -> None:
         points = {size: measured(line(size) * (0.5 if size % 4 else 1.0)) for size in (4, 8, 12, 16, 6)}
 
-        assert learn_steps([Curve(points)], tile=16, grain=4).penalty == 1.0
+        assert learn_steps([Curve(points)], tile=16, grains=[4]).penalty == 1.0
 
 
 class TestInterval:
@@ -165,3 +165,22 @@ class TestRefine:
         refine(curve_of(lambda size: size**2, (1, 64)), meter, tolerance=0.001, most=9, candidates=(3, 7))
 
         assert sorted(meter.sizes) == [3, 7]
+
+
+def test_odd_sizes_are_read_between_odd_sizes() -> None:
+    """Where kernels want multiples of 16, 20 channels lie between 12 and 28, not between 16 and 32."""
+    curve = Curve(
+        {n: measured(0.1 * n * (1 if n % 16 == 0 else 2)) for n in (12, 16, 28, 32)}, Steps(1, 0.0, 16, 2.0)
+    )
+
+    assert curve.at(20).seconds == pytest.approx(4.0)
+    assert curve.at(24).seconds == pytest.approx(4.8)
+
+
+def test_the_grain_is_learned() -> None:
+    sizes = (8, 12, 16, 20, 24, 32, 36, 48, 56, 64)
+    points = {n: measured(0.1 * n * (1 if n % 16 == 0 else 2)) for n in sizes}
+    fours = {n: measured(0.1 * n * (1 if n % 4 == 0 else 2)) for n in (*sizes, 18, 30, 50)}
+
+    assert learn_steps([Curve(points)], tile=1, grains=[4, 8, 16]).grain == 16
+    assert learn_steps([Curve(fours)], tile=1, grains=[4, 8, 16]).grain == 4

@@ -137,6 +137,17 @@ def test_one_measurement_keeps_its_time_limit(tmp_path: Path) -> None:
     assert device.time <= 8 * 20.0
 
 
+@pytest.mark.parametrize("feeds", [2, 3, 4])
+def test_a_measurement_cut_short_has_seen_all_lengths(feeds: int, tmp_path: Path) -> None:
+    device = FakeDevice(seconds=10.0)
+    table = RegionTable(Cache(tmp_path), max_seconds=1.0, clock=device.clock)
+    mix: list[Feeds] = [{"x": np.zeros((1, 4 * (1 + place)))} for place in range(feeds)]
+
+    found = table.get_or_measure(replace(KEY, shapes=shapes_of(mix)), device.open, mix)
+
+    assert found.seconds == pytest.approx(10.0 * np.mean(range(1, feeds + 1)))
+
+
 def test_shapes_are_named_and_ordered() -> None:
     assert shapes_of(FEEDS) == (
         (("a", (1,)), ("x", (1, 8))),

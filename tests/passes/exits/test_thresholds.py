@@ -161,3 +161,33 @@ def test_exits_on_different_scales_get_their_own_thresholds_with_safer_steps_bef
 
 def test_a_table_without_exits_chooses_nothing() -> None:
     assert select(np.zeros((8, 0), np.float32), np.zeros((8, 1)), costs(0), 0.5) == ()
+
+
+def test_settings_known_from_elsewhere_compete_within_the_budget() -> None:
+    confidence, losses = calibrated(400, 3)
+    own = select(confidence, losses, costs(3), 0.05)
+    everyone = np.asarray([-1.0, np.inf, np.inf], np.float32)
+    right = losses * np.asarray([0.0, 1.0, 1.0, 1.0])
+
+    too_lossy = select(confidence, losses, costs(3), 0.05, [everyone])
+    found = select(confidence, right, costs(3), 0.05, [everyone])
+
+    assert [s.thresholds.tolist() for s in too_lossy] == [s.thresholds.tolist() for s in own]
+    assert found[-1].expected_seconds == pytest.approx(0.26)
+    assert all(later.expected_seconds < earlier.expected_seconds for earlier, later in pairwise(found))
+
+
+def test_known_settings_are_placed_by_their_cost() -> None:
+    confidence, losses = calibrated(400, 3)
+    bolder, safer = select(confidence, losses, costs(3), 0.1)[-1], select(confidence, losses, costs(3), 0.02)
+
+    found = select(confidence, losses, costs(3), 0.02, [setting.thresholds for setting in reversed(safer)])
+
+    assert [s.expected_seconds for s in found] == [s.expected_seconds for s in safer]
+    assert found[-1].expected_seconds > bolder.expected_seconds
+
+
+def test_known_thresholds_belong_to_as_many_exits() -> None:
+    confidence, losses = calibrated(50, 3)
+    with pytest.raises(UsageError, match=r"must be \[3\].*found \[2\]"):
+        select(confidence, losses, costs(3), 0.1, [np.zeros(2, np.float32)])

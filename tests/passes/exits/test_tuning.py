@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,19 @@ def test_operating_points_do_what_they_promise(case: Case, rule: Rule) -> None:
     left = np.concatenate([one[EXIT_INDEX] for one in found])
     promised = np.asarray(points[-1].detail["leave"])
     assert np.abs(np.bincount(left, minlength=4) / len(left) - promised).max() < 0.2
+
+
+def test_a_point_of_another_model_is_judged_on_this_one(case: Case) -> None:
+    model, _ = case
+    step = InsertExits()
+    bench = fitted(case, step)
+    points = step.tune(model, bench, 0.5)
+    assert len(points) > 1
+
+    again = step.tune(model, bench, points[-1].loss, known=[replace(points[-1], loss=0.9)])
+
+    assert again[-1].expected_seconds <= points[-1].expected_seconds
+    assert again[-1].loss <= points[-1].loss
 
 
 def test_every_segment_and_head_is_measured_from_real_values(case: Case) -> None:
