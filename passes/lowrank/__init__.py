@@ -1,0 +1,1 @@
+"""Products with thin factors in the place of their weights."""

@@ -1,0 +1,223 @@
+"""Remove whole residual branches, or put one scale and shift a channel in their place.
+
+    y = Add(x, f(x))                       ->   x                       remove
+                                           ->   Add(x, b)               bias
+                                           ->   Add(Mul(x, s), b)       linear
+
+``f`` is an attention, a feed-forward part, a convolutional block, or (at the end of a layer) all of a layer.
+Its work, its weights and its memory traffic are gone: no other change of shape or precision is this direct,
+and every runtime profits. Many branches move their stream little (Men et al. 2024, arXiv:2403.03853), and what
+they did move is mostly linear in what is left: ``fit`` refits the learned layers that stay, in closed form.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, cast
+
+import onnx_ir as ir
+
+from adapass.analyses.dataflow import name_of
+from adapass.analyses.work import Work
+from adapass.budgeted import BudgetedPass, Choice, Proposal, Samples
+from adapass.errors import DataError, UsageError
+from adapass.facts import FactCache
+from adapass.graph.edit import remove_dead_nodes
+from adapass.graph.text import clone
+from adapass.moments.batches import Batches
+from adapass.passes.prune.remove_blocks_branches import Branch, Part, chains, find_branches
+from adapass.passes.prune.remove_blocks_fit import Fitting, Refit, Removal, reconstruct
+from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, Setting, take_out
+from adapass.rewrite import PassResult
+
+PRODUCT_FAMILIES = ("factorize", "prune-channels", "quantize-8bit", "sparsify")
+"""Families whose sites are results of products: one inside a removed branch cannot be chosen with it."""
+_ORIGINAL = "adapass.remove-blocks.original"
+"""Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One branch, or the attention and the rest of one layer."""
+
+    name: str
+    branches: tuple[Branch, ...]
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveBlocks(BudgetedPass):
+    """Residual branches go, whole layers or parts of them; what stays is refitted to make up for it.
+
+    Sites are named after the result of the last learned layer of a branch; that of a layer after the sum (or
+    normalised sum) it ends with. Without data only ``remove`` is possible, and nothing is refitted.
+    """
+
+    name: ClassVar[str] = "remove-blocks"
+    max_distortion: ClassVar[float] = 1.0
+    source: ClassVar[str] = "Men et al. 2024, arXiv:2403.03853"
+
+    settings: tuple[Setting, ...] = (Setting.REMOVE, Setting.LINEAR, Setting.BIAS)
+    """What may take the place of a branch, the preferred one first."""
+    layers: bool = True
+    """Whether attention and feed-forward part of a layer are also one site."""
+    refit: Refit = Refit.ALL
+    """Refit nothing, the last learned layer of each branch that stays, or all of its learned layers."""
+    damping: float = 1e-3
+    """Pull of the refitted weights towards what they were, relative to the mean square of their inputs."""
+    calibration_samples: int = 512
+    """How many samples, evenly spaced, the fits are computed on."""
+    skip_sites: tuple[str, ...] = ()
+    """Sites that stay."""
+
+    def __post_init__(self) -> None:
+        if not self.settings or len(set(self.settings)) != len(self.settings):
+            raise ValueError(f"settings must name each setting once, found {list(self.settings)}")
+        if not self.damping > 0.0:
+            raise ValueError(f"damping must be positive, found {self.damping}")
+        if self.calibration_samples < 1:
+            raise ValueError(f"calibration_samples must be at least 1, found {self.calibration_samples}")
+
+    def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
+        branches, refusals = find_branches(model, facts)
+        sites = tuple(self._sites(branches))
+        work = facts.get(Work)
+        index = {node: place for place, node in enumerate(work.flow.nodes)}
+        whole = sum(part.flops for part in work.typical) or 1
+        choices = [
+            Choice(
+                family=self.name,
+                site=site.name,
+                setting=setting,
+                excludes=_excluded(site, sites),
+                detail=MappingProxyType(
+                    {
+                        "parts": [branch.part.value for branch in site.branches],
+                        "share_of_work": sum(
+                            work.typical[index[node]].flops
+                            for branch in site.branches
+                            for node in branch.nodes
+                        )
+                        / whole,
+                    }
+                ),
+            )
+            for site in sites
+            for setting in site.settings
+        ]
+        return Proposal(tuple(choices), refusals)
+
+    def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
+        """Rewrite the chosen sites; scales and shifts are neutral until ``fit``.
+
+        Raises:
+            UsageError: a choice names an unknown site or setting, or choices overlap.
+
+        """
+        branches, refusals = find_branches(model, facts)
+        wanted = _matched(choices, {site.name: site for site in self._sites(branches)})
+        if not wanted:
+            return PassResult(0, MappingProxyType(dict(Counter(r.reason for r in refusals))))
+        original = clone(model)
+        for branch in branches:
+            if branch.site in wanted:
+                take_out(model.graph, branch, wanted[branch.site])
+        remove_dead_nodes(model)
+        gone = frozenset(site for site, setting in wanted.items() if setting is Setting.REMOVE)
+        kept = cast("dict[str, object]", model.graph.meta)
+        kept[_ORIGINAL] = Removal(original, gone, frozenset(wanted) - gone)
+        facts.keep_only(())
+        reasons = Counter(refusal.reason for refusal in refusals)
+        sites = tuple(dict.fromkeys(choice.site for choice in choices))
+        return PassResult(len(sites), MappingProxyType(dict(reasons)), sites)
+
+    def fit(self, model: ir.Model, data: Samples | None) -> None:
+        """Fit scales and shifts, and the layers that stay; without data leave what was only removed as it is.
+
+        Raises:
+            DataError: scales and shifts are open and there is no data.
+            UsageError: the model was stored and read back between ``apply`` and ``fit``.
+
+        """
+        removal = cast("dict[str, object]", model.graph.meta).pop(_ORIGINAL, None)
+        is_open = [node for node in model.graph if MARK in node.metadata_props]
+        if data is None and is_open:
+            raise DataError(
+                f"{self.name}: {len(is_open)} scales and shifts must be fitted and no data was given; "
+                'give data, or remove branches only: remove-blocks{settings=["remove"]}'
+            )
+        if data is None:
+            return
+        if not isinstance(removal, Removal):
+            if is_open:
+                raise UsageError(
+                    f"{self.name}: the original of this model is not at hand; apply and fit in one process"
+                )
+            return
+        batches = Batches.of(removal.original, data, count=self.calibration_samples)
+        reconstruct(removal, model, batches, Fitting(self.refit, self.damping))
+        for node in is_open:
+            del node.metadata_props[MARK], node.metadata_props[KIND]
+
+    def _sites(self, branches: Sequence[Branch]) -> Iterator[Site]:
+        """Branches in execution order, a layer behind its last part."""
+        second = {pair[-1].site: pair for pair in _layers(branches)} if self.layers else {}
+        for branch in branches:
+            if branch.site not in self.skip_sites:
+                yield Site(branch.site, (branch,), self._offered(branch))
+            pair = second.get(branch.site)
+            if pair is None or Setting.REMOVE not in self.settings:
+                continue
+            name = _end(pair[-1])
+            if name != branch.site and name not in self.skip_sites:
+                yield Site(name, pair, (Setting.REMOVE,))
+
+    def _offered(self, branch: Branch) -> tuple[Setting, ...]:
+        """Where channels come before pixels, a shift costs as much as scale and shift."""
+        rank = len(branch.stream.shape) if branch.stream.shape is not None else 0
+        depthwise = branch.axis == 1 and rank > 2
+        return tuple(s for s in self.settings if not (depthwise and s is Setting.BIAS))
+
+
+def _layers(branches: Sequence[Branch]) -> Iterator[tuple[Branch, Branch]]:
+    """An attention and what is not one behind it on the same stream."""
+    for chain in chains(branches):
+        for first, second in zip(chain, chain[1:], strict=False):
+            if first.part is Part.ATTENTION and second.part is not Part.ATTENTION:
+                yield first, second
+
+
+def _end(branch: Branch) -> str:
+    return name_of(branch.sum if branch.norm is None else branch.norm.outputs[0])
+
+
+def _excluded(site: Site, sites: Sequence[Site]) -> frozenset[tuple[str, str]]:
+    """Sites of other families inside the branches, and own ones that share or contain nodes of them."""
+    own = {node for branch in site.branches for node in branch.nodes}
+    products = [name_of(node.outputs[0]) for branch in site.branches for node in branch.products]
+    found = {(family, name) for family in PRODUCT_FAMILIES for name in products}
+    for other in sites:
+        if other is not site and any(node in own for branch in other.branches for node in branch.nodes):
+            found.add((RemoveBlocks.name, other.name))
+    return frozenset(found)
+
+
+def _matched(choices: Sequence[Choice], sites: Mapping[str, Site]) -> dict[str, Setting]:
+    """The setting of each branch to rewrite; refuses before anything is changed."""
+    wanted: dict[str, Setting] = {}
+    taken: dict[ir.Node, str] = {}
+    for choice in choices:
+        site = sites.get(choice.site)
+        if site is None or choice.setting not in site.settings:
+            raise UsageError(f"this model has no choice {choice.key}; propose() lists sites and settings")
+        for node in [node for branch in site.branches for node in branch.nodes]:
+            if node in taken:
+                raise UsageError(
+                    f"remove-blocks: site '{choice.site}' overlaps with site '{taken[node]}'; choose one of them"
+                )
+            taken[node] = choice.site
+        wanted |= {branch.site: Setting(choice.setting) for branch in site.branches}
+    return wanted

@@ -1,0 +1,90 @@
+"""Where zeros may be: N:M, blocks, or anywhere.
+
+    2:4                two of every four consecutive inputs of an output stay
+    1x16-0.5, 4x4-0.5  blocks of 1 output x 16 inputs, or 4 x 4; half of them go
+    unstructured-0.5   half of all weights go, wherever they are
+
+A weight is a matrix [inputs, outputs] here; blocks are written outputs x inputs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from adapass.errors import UsageError
+
+Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+CHUNK = 128
+"""Inputs whose mask is chosen together, before any of them is taken out."""
+_N_OF_M = re.compile(r"([1-9]\d?):([1-9]\d?)")
+_BLOCKS = re.compile(r"([1-9]\d{0,2})x([1-9]\d{0,2})-(0\.\d{1,4})")
+_ANYWHERE = re.compile(r"unstructured-(0\.\d{1,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A pattern: how many of a group of inputs stay, or which share of the blocks goes."""
+
+    text: str
+    high: int
+    """Outputs in a block; 1 for N:M and for single weights."""
+    wide: int
+    """Inputs in a block, or in a group of N:M."""
+    kept: int | None
+    """Of N:M: how many of a group stay. ``None`` for shares."""
+    share: float
+    """Share of the weights that goes."""
+
+    @staticmethod
+    def parse(text: str) -> Pattern:
+        """Read the text form.
+
+        Raises:
+            UsageError: it is no pattern.
+
+        """
+        if (found := _N_OF_M.fullmatch(text)) is not None:
+            kept, group = int(found[1]), int(found[2])
+            if kept < group:
+                return Pattern(text, 1, group, kept, 1.0 - kept / group)
+        if (found := _BLOCKS.fullmatch(text)) is not None and float(found[3]) > 0.0:
+            return Pattern(text, int(found[1]), int(found[2]), None, float(found[3]))
+        if (found := _ANYWHERE.fullmatch(text)) is not None and float(found[1]) > 0.0:
+            return Pattern(text, 1, 1, None, float(found[1]))
+        raise UsageError(f"'{text}' is no sparsity pattern; write 2:4, 1x16-0.5, 4x4-0.5 or unstructured-0.5")
+
+    @property
+    def chunk(self) -> int:
+        """Inputs to choose together: whole groups or blocks."""
+        return max(CHUNK // self.wide, 1) * self.wide
+
+    def objection(self, inputs: int, outputs: int) -> str | None:
+        """Why a weight of this size cannot have the pattern."""
+        if inputs % self.wide:
+            return "the number of inputs is not a multiple of the pattern's"
+        if outputs % self.high:
+            return "the number of outputs is not a multiple of the pattern's"
+        return None
+
+    def choose(self, saliency: Doubles) -> Mask:
+        """True where weights stay: the most salient of each group, or all but the least salient blocks.
+
+        ``saliency`` [inputs, outputs], of whole groups. Ties go to the first.
+        """
+        inputs, outputs = saliency.shape
+        if self.kept is not None:
+            groups = saliency.reshape(inputs // self.wide, self.wide, outputs)
+            rank = np.argsort(np.argsort(-groups, axis=1, kind="stable"), axis=1, kind="stable")
+            return (rank < self.kept).reshape(inputs, outputs)
+        blocks = saliency.reshape(inputs // self.wide, self.wide, outputs // self.high, self.high).sum((1, 3))
+        gone = int(np.floor(self.share * blocks.size + 1e-9))
+        stays = np.ones(blocks.size, np.bool_)
+        stays[np.argsort(blocks, axis=None, kind="stable")[:gone]] = False
+        spread = stays.reshape(blocks.shape)
+        return np.repeat(np.repeat(spread, self.wide, axis=0), self.high, axis=1)
