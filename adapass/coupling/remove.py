@@ -1,0 +1,140 @@
+"""Real removal: smaller dense tensors, and every attribute and stored or computed shape consistent.
+
+    conv1.weight [64, 3, 3, 3]     ->  [45, 3, 3, 3]
+    conv2.weight [64, 64, 3, 3]    ->  [64, 45, 3, 3]
+    Reshape(x, [-1, 197, 12, 64])  ->  Reshape(x, [-1, 197, 9, 64])
+
+Sizes that a model computes at run time (``Shape``) keep the values they had, so that arithmetic on
+them (a scale by the square root of the width of a head) means what it meant; where they are used as
+the shape of something that shrank, the new numbers are put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from adapass.analyses.shapes import Shapes
+from adapass.coupling.cut import Cut, plan_cut
+from adapass.coupling.flow import Dims, Flow
+from adapass.coupling.rewrite_sizes import rewrite_counted, rewrite_sized
+from adapass.coupling.walk import Walked
+from adapass.errors import UsageError
+from adapass.facts import FactCache
+from adapass.graph.constants import constant_tensor
+from adapass.graph.edit import fresh_name, mark_roots, new_constant, remove_dead_nodes
+from adapass.graph.shapes import infer_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalCounts:
+    """What a removal did."""
+
+    groups: int
+    """Groups that lost units."""
+    units: int
+    """Units removed."""
+    tensors: int
+    """Stored tensors that became smaller."""
+    elements: int
+    """Numbers that are no longer stored."""
+
+
+def remove(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> RemovalCounts:
+    """Keep, of every group in ``kept`` (by key), only the units listed; in place.
+
+    Groups that are not named stay whole. Inputs and outputs of the model keep their shapes.
+
+    Raises:
+        UsageError: an unknown key or unit, or nothing would be left of an axis. The model is unchanged.
+
+    """
+    mark_roots(model)
+    facts = FactCache(model)
+    flow = facts.get(Walked).flow
+    cut = plan_cut(flow, kept)
+    if not cut.kept:
+        return RemovalCounts(0, 0, 0, 0)
+    _require_rest(flow, cut)
+    rewrite_counted(flow, cut)
+    rewrite_sized(flow, cut, facts.get(Shapes).dtypes)
+    tensors, elements = _cut_tensors(model, flow, cut)
+    remove_dead_nodes(model)
+    infer_shapes(model)
+    units = sum(dim.size[0] - len(stay) for dim, stay in cut.kept.items())
+    return RemovalCounts(len(cut.kept), units, tensors, elements)
+
+
+def _require_rest(flow: Flow, cut: Cut) -> None:
+    for value, dims in flow.dims.items():
+        for axis, dim in enumerate(dims):
+            if cut.touches(dim) and cut.size(dim) == 0:
+                raise UsageError(
+                    f"nothing would be left of axis {axis} of '{value.name}': keep more units of the groups on it"
+                )
+
+
+def _cut_tensors(model: ir.Model, flow: Flow, cut: Cut) -> tuple[int, int]:
+    tensors = elements = 0
+    for value, dims in list(flow.dims.items()):
+        tensor = constant_tensor(value)
+        if tensor is None or not any(cut.touches(dim) for dim in dims):
+            continue
+        smaller = _take(tensor, dims, cut)
+        tensors += 1
+        elements += tensor.size - smaller.size
+        _store(value, smaller)
+    shared, rest = _cut_shared(flow, cut)
+    del model
+    return tensors + shared, elements + rest
+
+
+def _cut_shared(flow: Flow, cut: Cut) -> tuple[int, int]:
+    """Vectors that several nodes read: each reader gets what it needs; equal ones stay shared."""
+    made: dict[tuple[ir.Value, tuple[bytes, ...]], ir.Value] = {}
+    tensors = elements = 0
+    for (node, index), dims in flow.own.items():
+        value = node.inputs[index]
+        tensor = constant_tensor(value)
+        if value is None or tensor is None or not any(cut.touches(dim) for dim in dims):
+            continue
+        key = value, tuple(cut.positions(dim).tobytes() for dim in dims)
+        if key not in made:
+            smaller = _take(tensor, dims, cut)
+            made[key] = _new_value(node, value, smaller)
+            tensors += 1
+            elements += tensor.size - smaller.size
+        node.replace_input_with(index, made[key])
+    return tensors, elements
+
+
+def _take(tensor: ir.TensorProtocol, dims: Dims, cut: Cut) -> ir.Tensor:
+    array = tensor.numpy()
+    for axis, dim in enumerate(dims):
+        if cut.touches(dim):
+            array = array.take(cut.positions(dim), axis=axis)
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+
+
+def _store(value: ir.Value, tensor: ir.Tensor) -> None:
+    """Put a smaller tensor where the larger one was: an initializer, or the attribute of a ``Constant``."""
+    node = value.producer()
+    if node is None:
+        value.const_value = tensor
+    else:
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
+        value.const_value = None
+    value.shape = ir.Shape(tensor.shape.numpy())
+
+
+def _new_value(node: ir.Node, old: ir.Value, tensor: ir.Tensor) -> ir.Value:
+    graph = node.graph
+    if graph is None:
+        raise ValueError(f"node '{node.op_type}' is in no graph")
+    value = new_constant(fresh_name(graph, f"{old.name}_cut"), tensor.numpy())
+    value.const_value, value.type = tensor, ir.TensorType(tensor.dtype)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,68 @@
+"""Operators that work entry by entry: axes stay in their places, broadcast ones become the same."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from adapass.coupling.dims import mark, reason_of
+from adapass.coupling.flow import SEVERAL, Flow
+
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "MatMulInteger", "ConvInteger"})
+STEPS = frozenset({"Cast", "Identity", "Mul"})
+"""What may lie between a product and its bias: nothing that moves an axis."""
+
+
+def same(flow: Flow, node: ir.Node) -> None:
+    """Every output has the axes of the first input."""
+    dims = flow.of(node, 0)
+    for index in range(len(node.outputs)):
+        flow.give(node, dims, index)
+
+
+def broadcast(flow: Flow, node: ir.Node) -> None:
+    shapes = [dims for index in range(len(node.inputs)) if (dims := flow.maybe(node, index)) is not None]
+    result = flow.broadcast(shapes, flow.out(node))
+    flow.give(node, result)
+    if node.op_type in ("Add", "Sum", "Sub"):
+        _note_sum(flow, node)
+
+
+def _note_sum(flow: Flow, node: ir.Node) -> None:
+    """A stored summand behind a product is its bias; two computed ones are a residual connection."""
+    stored = [index for index in range(len(node.inputs)) if flow.is_stored(node, index)]
+    computed = [index for index in range(len(node.inputs)) if index not in stored]
+    if len(computed) >= SEVERAL:
+        shapes = [flow.of(node, index) for index in computed]
+        for axis in range(1, 1 + min(len(dims) for dims in shapes)):
+            wide = [dims[-axis] for dims in shapes if dims[-axis].size != flow.ones]
+            if len(wide) == len(computed) and reason_of(wide[0]) is None:
+                mark(wide[0], "added")
+        return
+    behind_product = any(_comes_from_product(node.inputs[index]) for index in computed)
+    for index in stored:
+        dims = [dim for dim in flow.of(node, index) if dim.size != flow.ones]
+        if behind_product or len(dims) > 1:
+            for dim in dims:
+                flow.plays(node, index, dim, "writes")
+
+
+def _comes_from_product(value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in STEPS:
+        value = node.inputs[0]
+        node = value.producer() if value is not None else None
+    return node is not None and node.op_type in PRODUCTS
+
+
+def clip(flow: Flow, node: ir.Node) -> None:
+    """The bounds are scalars."""
+    flow.give(node, flow.of(node, 0))
+
+
+def one_hot(flow: Flow, node: ir.Node) -> None:
+    axis = node.attributes.get_int("axis", -1)
+    dims = list(flow.of(node, 0))
+    sizes = flow.out(node)
+    axis %= len(sizes)
+    dims.insert(axis, flow.fixed(sizes[axis], "it counts classes of an index"))
+    flow.give(node, dims)

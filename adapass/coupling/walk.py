@@ -1,0 +1,159 @@
+"""Walk over a model once and let the rule of every operator say what belongs together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import onnx_ir as ir
+
+from adapass.analyses.dataflow import values_read
+from adapass.analyses.shapes import BATCHES, TOKENS, Shapes
+from adapass.coupling.dims import Dim, Size, find, fix, leaf, leaves, reason_of
+from adapass.coupling.flow import Flow, Refused
+from adapass.coupling.rules.table import rule_of
+from adapass.facts import Fact, FactCache
+from adapass.graph.constants import constant_tensor
+from adapass.graph.shapes import infer_shapes
+from adapass.graph.tensors import subgraphs_of
+from adapass.graph.text import clone
+
+DYNAMIC = "its size differs from run to run"
+
+
+@dataclass(frozen=True, slots=True)
+class Walked(Fact):
+    """A model with the dimensions of all its values. Nothing in it refers to more than one model."""
+
+    flow: Flow
+
+    @classmethod
+    def compute(cls, model: ir.Model, facts: FactCache) -> Self:
+        return cls(walk(model, facts.get(Shapes)))
+
+
+def walk(model: ir.Model, shapes: Shapes) -> Flow:
+    points = [(b, t) for b in BATCHES for t in TOKENS] if shapes.probed else [(1, 1)]
+    flow = Flow((1,) * len(points), _sizes(model, shapes, points), opset=model.graph.opset_imports.get("", 13))
+    for value in model.graph.inputs:
+        reason = f"it is an axis of the model's input '{value.name}'"
+        if value in flow.sizes:
+            flow.dims[value] = tuple(leaf(size, reason) for size in flow.sizes[value])
+    for node in model.graph:
+        _step(flow, node)
+    for value in model.graph.outputs:
+        _fix_value(flow, value, f"it is an axis of the model's output '{value.name}'")
+    _fix_dynamic(flow)
+    _fix_unwritable(flow)
+    return flow
+
+
+def _sizes(
+    model: ir.Model, shapes: Shapes, points: list[tuple[int, int]]
+) -> dict[ir.Value, tuple[Size, ...]]:
+    twin = clone(model)
+    infer_shapes(twin)
+    inferred = {value.name: value for node in twin.graph for value in node.outputs}
+    found: dict[ir.Value, tuple[Size, ...]] = {}
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        dims = shapes.of(value.name or "")
+        if dims is not None:
+            found[value] = tuple(tuple(dim.at(*point) for point in points) for dim in dims)
+            continue
+        known = value if value.name not in inferred else inferred[value.name]
+        static = [] if known.shape is None else [dim for dim in known.shape if isinstance(dim, int)]
+        if known.shape is not None and len(static) == len(known.shape):
+            found[value] = tuple((size,) * len(points) for size in static)
+    return found
+
+
+def _step(flow: Flow, node: ir.Node) -> None:
+    if node.op_type == "Constant" and node.domain == "":
+        return
+    rule = rule_of(node)
+    _note_sources(flow, node)
+    try:
+        if rule is None:
+            raise Refused(_unknown(node))
+        rule(flow, node)
+        _check(flow, node)
+    except Refused as refusal:
+        _refuse(flow, node, str(refusal))
+
+
+def _unknown(node: ir.Node) -> str:
+    if subgraphs_of(node):
+        return f"the body of a {node.op_type} reads or returns it"
+    if node.domain not in ("", "ai.onnx"):
+        return f"the operator {node.domain}.{node.op_type} is not followed"
+    return f"the operator {node.op_type} is not followed"
+
+
+def _refuse(flow: Flow, node: ir.Node, reason: str) -> None:
+    flow.refuse(node, reason)
+    for value in values_read(node):
+        _fix_value(flow, value, reason)
+
+
+def _check(flow: Flow, node: ir.Node) -> None:
+    """A rule that is wrong about a shape must not become a wrong rewrite."""
+    for value in node.outputs:
+        if value not in flow.sizes or not value.name:
+            continue
+        dims = flow.dims.get(value)
+        if dims is None or tuple(dim.size for dim in dims) != flow.sizes[value]:
+            raise Refused(f"the shape of '{value.name}' is not what {node.op_type} is expected to return")
+
+
+def _note_sources(flow: Flow, node: ir.Node) -> None:
+    """Values computed from stored tensors alone remember which; they are as good as stored."""
+    read = values_read(node)
+    if subgraphs_of(node) or not all(_is_stored(flow, value) for value in read):
+        return
+    found = [source for value in read for source in _sources(flow, value)]
+    for value in node.outputs:
+        own = (value,) if node.op_type == "ConstantOfShape" else ()
+        flow.sources[value] = tuple(dict.fromkeys([*own, *found]))
+
+
+def _is_stored(flow: Flow, value: ir.Value) -> bool:
+    return constant_tensor(value) is not None or value in flow.sources
+
+
+def _sources(flow: Flow, value: ir.Value) -> Iterable[ir.Value]:
+    return (value,) if constant_tensor(value) is not None else flow.sources[value]
+
+
+def _fix_value(flow: Flow, value: ir.Value, reason: str) -> None:
+    tensor = constant_tensor(value)
+    if tensor is not None:
+        flow.dims.setdefault(value, tuple(leaf(flow.constant(size)) for size in tensor.shape.numpy()))
+    for dim in flow.dims.get(value, ()):
+        fix(dim, reason)
+
+
+def _fix_dynamic(flow: Flow) -> None:
+    for dims in (*flow.dims.values(), *flow.own.values()):
+        for dim in dims:
+            for each in leaves(dim):
+                if len(set(each.size)) > 1:
+                    fix(each, DYNAMIC)
+
+
+def _is_mixed(dim: Dim) -> bool:
+    """A dynamic size with something in it that could be cut: no number can be written for it."""
+    return len(set(find(dim).size)) > 1 and reason_of(dim) is None
+
+
+def _fix_unwritable(flow: Flow) -> None:
+    """Sizes that would change and that nobody could write down again."""
+    for counted in flow.counted:
+        for dim in counted.dims:
+            if _is_mixed(dim):
+                fix(dim, "its size is computed at run time together with a dynamic one")
+    for sized in flow.sized:
+        mixed = [dim for element in sized.elements for dim in element or () if _is_mixed(dim)]
+        if len(mixed) > 1 or (mixed and not sized.is_shape):
+            for dim in mixed:
+                fix(dim, "its size is computed at run time together with a dynamic one")
