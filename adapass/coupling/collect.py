@@ -10,32 +10,47 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.budgeted import Refusal
-from adapass.coupling.dims import Dim, Form, find, leaves
-from adapass.coupling.flow import Dims, Flow, Role
+from adapass.coupling.dims import SINGLE, Dim, Form, find, leaves
+from adapass.coupling.flow import SEVERAL, Dims, Flow, Role
 from adapass.coupling.groups import Group, Kind, Place
 from adapass.coupling.rules.convolutions import KERNEL
 from adapass.graph.constants import constant_tensor
 
 Labels = npt.NDArray[np.int64]
+Spot = tuple[ir.Value, int]
+"""An axis of a value."""
+Roles = dict[tuple[Dim, ir.Value, int], Role]
 STRENGTH: Mapping[Role, int] = {"writes": 0, "reads": 1, "follows": 2, "carries": 3}
 
 
 @dataclass
 class Found:
-    """Where one leaf occurs."""
+    """Where one leaf occurs, or a family of single entries that the same weights write."""
 
-    dim: Dim
-    places: dict[tuple[ir.Value, int], tuple[Dim, ir.Node]] = field(
-        default_factory=dict[tuple[ir.Value, int], tuple[Dim, ir.Node]]
-    )
+    members: dict[Dim, int]
+    """The leaves, with the number of the first unit of each."""
+    places: dict[Spot, tuple[Dim, ir.Node]] = field(default_factory=dict[Spot, tuple[Dim, ir.Node]])
+
+    @property
+    def units(self) -> int:
+        return sum(dim.size[0] for dim in self.members)
+
+    @property
+    def reason(self) -> str | None:
+        return next(iter(self.members)).reason
+
+    @property
+    def marks(self) -> set[str]:
+        return {word for dim in self.members for word in dim.marks}
 
 
 def collect(flow: Flow) -> tuple[tuple[Group, ...], tuple[Refusal, ...]]:
     """All groups in order of what writes them, and all refusals."""
-    named = list(leaves_by_key(flow).items())
+    named = leaves_by_key(flow)
+    roles = _roles(flow, {dim: found for found in named.values() for dim in found.members})
     labels = _Labels()
-    groups = [group for key, found in named if (group := _group(flow, key, found, labels)) is not None]
-    refusals = [Refusal(key, found.dim.reason) for key, found in named if found.dim.reason is not None]
+    groups = [_group(flow, key, found, roles, labels) for key, found in named.items() if found.reason is None]
+    refusals = [Refusal(key, found.reason) for key, found in named.items() if found.reason is not None]
     return tuple(groups), tuple(refusals)
 
 
@@ -46,23 +61,47 @@ def leaves_by_key(flow: Flow) -> dict[str, Found]:
     that axis it is.
     """
     found = _occurrences(flow)
-    roles = _roles(flow)
+    roles = _roles(flow, found)
     named: dict[str, Found] = {}
-    for each in found.values():
-        if len(set(each.dim.size)) > 1 or each.dim.size[0] < 2 or each.dim.reason == KERNEL:
+    for each in _with_families(found, roles):
+        (dim,) = list(each.members)[:1]
+        if len(set(dim.size)) > 1 or each.units < SEVERAL or each.reason == KERNEL:
             continue
-        played = [
-            (STRENGTH[roles[value, each.dim]], order)
-            for order, (value, _) in enumerate(each.places)
-            if (value, each.dim) in roles and roles[value, each.dim] in ("writes", "reads")
-        ]
-        if not played:
+        spot = _first_spot(each, dim, roles)
+        if spot is None:
             continue
-        (value, axis), (dim, _) = list(each.places.items())[min(played)[1]]
-        inside = list(dict.fromkeys(leaves(dim)))
-        suffix = "" if len(inside) == 1 else f".{inside.index(each.dim)}"
-        named[f"{value.name}:{axis}{suffix}"] = each
+        inside = [id(other) for other in dict.fromkeys(leaves(each.places[spot][0]))]
+        suffix = "" if len(inside) == 1 else f".{inside.index(id(dim))}"
+        named[f"{spot[0].name}:{spot[1]}{suffix}"] = each
     return named
+
+
+def _first_spot(found: Found, dim: Dim, roles: Roles) -> Spot | None:
+    """The first place that writes the leaf, else the first that reads it."""
+    played = [
+        (STRENGTH[role], order)
+        for order, spot in enumerate(found.places)
+        if (role := roles.get((dim, *spot))) in ("writes", "reads")
+    ]
+    return list(found.places)[min(played)[1]] if played else None
+
+
+def _with_families(found: Mapping[Dim, Found], roles: Roles) -> list[Found]:
+    """Single entries written by the same weights become one group; other leaves stay as they are."""
+    result: list[Found] = []
+    families: dict[tuple[object, ...], Found] = {}
+    for dim, each in found.items():
+        if SINGLE not in dim.marks:
+            result.append(each)
+            continue
+        written = tuple(spot for spot in each.places if roles.get((dim, *spot)) == "writes")
+        family = families.setdefault((written, dim.reason is None), Found({}))
+        if not family.members:
+            result.append(family)
+        family.members[dim] = len(family.members)
+        for spot, place in each.places.items():
+            family.places.setdefault(spot, place)
+    return result
 
 
 def _occurrences(flow: Flow) -> dict[Dim, Found]:
@@ -70,7 +109,7 @@ def _occurrences(flow: Flow) -> dict[Dim, Found]:
     for value, dims, node in _uses(flow):
         for axis, dim in enumerate(dims):
             for each in dict.fromkeys(leaves(dim)):
-                found.setdefault(each, Found(each)).places.setdefault((value, axis), (dim, node))
+                found.setdefault(each, Found({each: 0})).places.setdefault((value, axis), (dim, node))
     return found
 
 
@@ -101,23 +140,25 @@ def _makes_itself(flow: Flow, value: ir.Value) -> bool:
     return value in flow.sources.get(value, ())
 
 
-def _roles(flow: Flow) -> dict[tuple[ir.Value, Dim], Role]:
-    roles: dict[tuple[ir.Value, Dim], Role] = {}
+def _roles(flow: Flow, found: Mapping[Dim, Found]) -> Roles:
+    """What the axes of stored tensors are to each leaf; of several roles the strongest."""
+    roles: Roles = {}
     for owned in flow.owned:
         for each in leaves(owned.dim):
-            before = roles.get((owned.source, each), "carries")
-            roles[owned.source, each] = min(before, owned.role, key=STRENGTH.__getitem__)
+            places = found[each].places if each in found else ()
+            axes = [axis for value, axis in places if value is owned.source] if owned.axis is None else [owned.axis]
+            for axis in axes:
+                before = roles.get((each, owned.source, axis), "carries")
+                roles[each, owned.source, axis] = min(before, owned.role, key=STRENGTH.__getitem__)
     return roles
 
 
-def _group(flow: Flow, key: str, found: Found, labels: _Labels) -> Group | None:
-    if found.dim.reason is not None:
-        return None
-    roles = _roles_of(flow, found)
+def _group(flow: Flow, key: str, found: Found, roles: Roles, labels: _Labels) -> Group:
+    (first,) = list(found.members)[:1]
     places: list[Place] = []
     for (value, axis), (dim, node) in found.places.items():
         stored = constant_tensor(value) is not None or _makes_itself(flow, value)
-        role: Role = roles.get(value, "follows") if stored else "carries"
+        role: Role = roles.get((first, value, axis), "follows") if stored else "carries"
         shape = tuple(each.size[0] for each in flow.dims[value]) if stored and value in flow.dims else ()
         if stored and not shape and (tensor := constant_tensor(value)) is not None:
             shape = tuple(tensor.shape.numpy())
@@ -125,24 +166,14 @@ def _group(flow: Flow, key: str, found: Found, labels: _Labels) -> Group | None:
             Place(
                 value=value.name or "",
                 axis=axis,
-                positions=labels.positions(dim, found.dim),
+                positions=labels.positions(dim, found),
                 role=role,
                 node=node.name or node.outputs[0].name or "",
                 shape=shape,
             )
         )
-    units = found.dim.size[0]
-    marks = find(found.dim).marks
-    return Group(key, _kind(marks, places), units, tuple(places), exact="normed" not in marks)
-
-
-def _roles_of(flow: Flow, found: Found) -> dict[ir.Value, Role]:
-    roles: dict[ir.Value, Role] = {}
-    for owned in flow.owned:
-        if found.dim in leaves(owned.dim):
-            before = roles.get(owned.source, "carries")
-            roles[owned.source] = min(before, owned.role, key=STRENGTH.__getitem__)
-    return roles
+    kind = _kind(found.marks, places)
+    return Group(key, kind, found.units, tuple(places), exact="normed" not in found.marks)
 
 
 def _kind(marks: set[str], places: list[Place]) -> Kind:
@@ -167,51 +198,49 @@ def _is_made_by_product(places: list[Place]) -> bool:
 
 
 class _Labels:
-    """Positions of the units of a leaf along an axis; equal axes share their tuples."""
+    """Positions of the units of a group along an axis; equal axes share their tuples."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Dim, Dim], tuple[tuple[int, ...], ...]] = {}
+        self._known: dict[tuple[Dim, int], tuple[tuple[int, ...], ...]] = {}
 
-    def positions(self, dim: Dim, leaf: Dim) -> tuple[tuple[int, ...], ...]:
-        key = find(dim), leaf
+    def positions(self, dim: Dim, found: Found) -> tuple[tuple[int, ...], ...]:
+        key = find(dim), id(found)
         if key not in self._known:
-            self._known[key] = _positions(dim, leaf)
+            self._known[key] = _positions(dim, found)
         return self._known[key]
 
 
-def _positions(dim: Dim, leaf: Dim) -> tuple[tuple[int, ...], ...]:
-    found: list[list[int]] = [[] for _ in range(leaf.size[0])]
-    for labels in occurrences(dim, leaf):
-        for position in np.flatnonzero(labels >= 0):
-            unit = found[int(labels[position])]
-            if int(position) not in unit:
-                unit.append(int(position))
-    return tuple(tuple(sorted(unit)) for unit in found)
+def _positions(dim: Dim, found: Found) -> tuple[tuple[int, ...], ...]:
+    positions: list[set[int]] = [set() for _ in range(found.units)]
+    for labels in _layers(dim, found.members):
+        for at in np.flatnonzero(labels >= 0):
+            positions[int(labels[at])].add(int(at))
+    return tuple(tuple(sorted(unit)) for unit in positions)
 
 
-def occurrences(dim: Dim, leaf: Dim) -> list[Labels]:
-    """For every factor that is ``leaf``: at each position of ``dim`` its unit, or -1 where it is absent."""
+def _layers(dim: Dim, members: Mapping[Dim, int]) -> list[Labels]:
+    """At each position of ``dim`` the unit it belongs to or -1; a layer for each factor with units."""
     root = find(dim)
     size = root.size[0]
-    if root is find(leaf):
-        return [np.arange(size)]
     if root.form is Form.LEAF:
-        return []
-    found: list[Labels] = []
+        return [np.arange(size) + members[root]] if root in members else []
     if root.form is Form.SUM:
-        start = 0
-        for part in root.parts:
-            length = find(part).size[0]
-            for labels in occurrences(part, leaf):
-                whole = np.full(size, -1)
-                whole[start : start + length] = labels
-                found.append(whole)
-            start += length
-        return found
+        return _stacked([(_layers(part, members), find(part).size[0]) for part in root.parts])
+    found: list[Labels] = []
     inner = size
     for part in root.parts:
         length = find(part).size[0]
         inner //= length
         where = np.arange(size) // inner % length
-        found.extend(labels[where] for labels in occurrences(part, leaf))
+        found.extend(labels[where] for labels in _layers(part, members))
     return found
+
+
+def _stacked(parts: list[tuple[list[Labels], int]]) -> list[Labels]:
+    depth = max((len(layers) for layers, _ in parts), default=0)
+    return [
+        np.concatenate(
+            [layers[level] if level < len(layers) else np.full(length, -1) for layers, length in parts]
+        )
+        for level in range(depth)
+    ]

@@ -23,6 +23,9 @@ from itertools import count
 from math import prod
 
 Size = tuple[int, ...]
+SINGLE = "single"
+"""Mark of leaves that are single entries of what was once one leaf (see ``singles``)."""
+LONELY = "it is a single channel that a reshape merges with other axes"
 MISFIT = "one dimension is divided in two ways that do not fit together"
 _SERIALS = count()
 
@@ -106,6 +109,9 @@ def terms(dim: Dim) -> list[Dim]:
 def product(parts: Sequence[Dim], ones: Size) -> Dim:
     """The dimension that a reshape merges ``parts`` into; ``ones`` is the size of nothing."""
     flat = [factor for part in parts for factor in factors(part)]
+    for part in parts:
+        if SINGLE in find(part).marks and is_one(part):
+            fix(part, LONELY)  # factors of size 1 are left out, so nothing could say where it went
     if len(flat) == 1:
         return flat[0]
     if not flat:
@@ -183,6 +189,21 @@ def cut(dim: Dim, at: Size) -> tuple[Dim, Dim] | None:
         _bind(root, total(parts))
         return parts
     return _cut_sum(root, at) if root.form is Form.SUM else _cut_product(root, at)
+
+
+def singles(dim: Dim) -> list[Dim] | None:
+    """The entries of ``dim`` as leaves of their own; ``None`` where they are made of factors.
+
+    What a permutation needs. A leaf becomes the sum of its entries, everywhere it occurs.
+    """
+    if any(find(term).form is not Form.LEAF for term in terms(dim)):
+        return None
+    for term in list(terms(dim)):
+        root = find(term)
+        if not is_one(root):
+            ones = (1,) * len(root.size)
+            _bind(root, total([leaf(ones, None, root.marks | {SINGLE}) for _ in range(root.size[0])]))
+    return terms(dim)
 
 
 def _unify(first: Dim, second: Dim) -> bool:

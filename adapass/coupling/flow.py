@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, Size, fix, leaf, mark, one_like, unify
+from adapass.coupling.dims import LONELY, SINGLE, Dim, Size, find, fix, leaf, mark, one_like, unify
 from adapass.graph.constants import constant_tensor
 
 Role = Literal["writes", "reads", "follows", "carries"]
@@ -61,6 +61,29 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Permuted:
+    """A reshape, a transpose and a reshape that together permute the entries of one axis."""
+
+    first: ir.Node
+    last: ir.Node
+    axis: int
+    before: Dim
+    after: Dim
+    order: tuple[int, ...]
+    """Entry ``i`` of the result is entry ``order[i]`` of what went in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A float attribute whose default follows from ``dim``: written down when that is cut."""
+
+    node: ir.Node
+    attribute: str
+    value: float
+    dim: Dim
+
+
+@dataclass(frozen=True, slots=True)
 class Owned:
     """A role that an axis of a stored tensor plays for a node."""
 
@@ -68,6 +91,8 @@ class Owned:
     dim: Dim
     role: Role
     node: ir.Node
+    axis: int | None
+    """``None`` where the tensor was reshaped on the way to the node: any axis with the dimension."""
 
 
 @dataclass
@@ -89,6 +114,10 @@ class Flow:
     reads: list[Read] = field(default_factory=list[Read])
     normed: list[Normed] = field(default_factory=list[Normed])
     counted: list[Counted] = field(default_factory=list[Counted])
+    permuted: list[Permuted] = field(default_factory=list[Permuted])
+    done: set[ir.Node] = field(default_factory=set[ir.Node])
+    """Nodes that the rule of an earlier node took along."""
+    frozen: list[Frozen] = field(default_factory=list[Frozen])
     owned: list[Owned] = field(default_factory=list[Owned])
 
     def of(self, node: ir.Node, index: int) -> Dims:
@@ -125,6 +154,9 @@ class Flow:
         return self.sizes[value]
 
     def give(self, node: ir.Node, dims: Sequence[Dim], index: int = 0) -> None:
+        for dim in dims:
+            if dim.size == self.ones and SINGLE in find(dim).marks:
+                fix(dim, LONELY)
         self.dims[node.outputs[index]] = tuple(dims)
 
     def fixed(self, size: Size, reason: str) -> Dim:
@@ -158,7 +190,11 @@ class Flow:
         if value is None:
             return
         found = (value,) if constant_tensor(value) is not None else self.sources.get(value, ())
-        self.owned.extend(Owned(source, dim, role, node) for source in found)
+        for source in found:
+            known = self.own.get((node, index)) if source is value else None
+            dims = known if known is not None else self.dims.get(source, ())
+            axis = next((axis for axis, each in enumerate(dims) if each is dim), None)
+            self.owned.append(Owned(source, dim, role, node, axis))
 
     def contract(self, node: ir.Node, first: tuple[int, int], second: tuple[int, int]) -> None:
         """Two inputs are multiplied and summed over an axis each: (input, axis)."""

@@ -19,7 +19,12 @@ import onnx_ir as ir
 from adapass.analyses.shapes import Shapes
 from adapass.coupling.cut import Cut, plan_cut
 from adapass.coupling.flow import Dims, Flow
-from adapass.coupling.rewrite_sizes import rewrite_counted, rewrite_sized
+from adapass.coupling.rewrite_sizes import (
+    rewrite_counted,
+    rewrite_frozen,
+    rewrite_permuted,
+    rewrite_sized,
+)
 from adapass.coupling.walk import Walked
 from adapass.errors import UsageError
 from adapass.facts import FactCache
@@ -60,11 +65,13 @@ def remove(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> RemovalCounts:
     _require_rest(flow, cut)
     rewrite_counted(flow, cut)
     rewrite_sized(flow, cut, facts.get(Shapes).dtypes)
-    tensors, elements = _cut_tensors(model, flow, cut)
+    rewrite_frozen(flow, cut)
+    rewrite_permuted(flow, cut)
+    tensors, elements = _cut_tensors(flow, cut)
     remove_dead_nodes(model)
     infer_shapes(model)
     units = sum(dim.size[0] - len(stay) for dim, stay in cut.kept.items())
-    return RemovalCounts(len(cut.kept), units, tensors, elements)
+    return RemovalCounts(cut.groups, units, tensors, elements)
 
 
 def _require_rest(flow: Flow, cut: Cut) -> None:
@@ -76,7 +83,7 @@ def _require_rest(flow: Flow, cut: Cut) -> None:
                 )
 
 
-def _cut_tensors(model: ir.Model, flow: Flow, cut: Cut) -> tuple[int, int]:
+def _cut_tensors(flow: Flow, cut: Cut) -> tuple[int, int]:
     tensors = elements = 0
     for value, dims in list(flow.dims.items()):
         tensor = constant_tensor(value)
@@ -87,7 +94,6 @@ def _cut_tensors(model: ir.Model, flow: Flow, cut: Cut) -> tuple[int, int]:
         elements += tensor.size - smaller.size
         _store(value, smaller)
     shared, rest = _cut_shared(flow, cut)
-    del model
     return tensors + shared, elements + rest
 
 

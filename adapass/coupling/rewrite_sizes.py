@@ -38,6 +38,33 @@ def _restore(counted: Counted, sizes: list[int | None]) -> None:
             reader.replace_input_with(index, replaced)
 
 
+def rewrite_frozen(flow: Flow, cut: Cut) -> None:
+    """Write down defaults that would follow from a width that is about to change."""
+    for frozen in flow.frozen:
+        if cut.touches(frozen.dim) and frozen.attribute not in frozen.node.attributes:
+            frozen.node.attributes[frozen.attribute] = ir.AttrFloat32(frozen.attribute, frozen.value)
+
+
+def rewrite_permuted(flow: Flow, cut: Cut) -> None:
+    """A permutation of what is left needs no regular pattern: pick the entries one by one."""
+    for permuted in flow.permuted:
+        source = permuted.first.inputs[0]
+        if source is None or not cut.touches(permuted.before):
+            continue
+        rank = np.cumsum(cut.mask(permuted.before)) - 1
+        order = [int(rank[permuted.order[at]]) for at in cut.positions(permuted.after)]
+        picked = ir.Node(
+            "",
+            "Gather",
+            [source, _constant(permuted.last, order)],
+            [ir.AttrInt64("axis", permuted.axis)],
+            num_outputs=1,
+            name="",
+        )
+        insert_before(permuted.last, [picked])
+        permuted.last.outputs[0].replace_all_uses_with(picked.outputs[0])
+
+
 def rewrite_sized(flow: Flow, cut: Cut, dtypes: Mapping[str, ir.DataType]) -> None:
     """Write the new sizes of everything that changes."""
     for sized in flow.sized:

@@ -69,7 +69,7 @@ def _sizes(
 
 
 def _step(flow: Flow, node: ir.Node) -> None:
-    if node.op_type == "Constant" and node.domain == "":
+    if (node.op_type == "Constant" and node.domain == "") or node in flow.done:
         return
     rule = rule_of(node)
     _note_sources(flow, node)

@@ -49,20 +49,18 @@ def conv(flow: Flow, node: ir.Node) -> None:
 def _grouped_conv(flow: Flow, node: ir.Node, groups: int) -> Dim:
     data, weight = flow.of(node, 0), flow.of(node, 1)
     data_groups, inner = grouped(flow, data[1], groups)
-    weight_groups, _ = grouped(flow, weight[0], groups)
+    weight_groups, made = grouped(flow, weight[0], groups)
     unify(data_groups, weight_groups)
     if inner.size != flow.ones:
         unify(inner, weight[1])
         flow.plays(node, 1, weight[1], "reads")
-    _note_groups(flow, node, weight[0], data_groups, depthwise=inner.size == flow.ones)
-    return weight[0]
-
-
-def _note_groups(flow: Flow, node: ir.Node, written: Dim, groups: Dim, *, depthwise: bool) -> None:
-    flow.sized.append(Sized(node, None, "group", ((groups,),)))
+    flow.sized.append(Sized(node, None, "group", ((data_groups,),)))
     flow.read_channels(node)
-    if not depthwise:
-        flow.plays(node, 1, written, "writes")
+    if inner.size != flow.ones:
+        flow.plays(node, 1, weight[0], "writes")
+    elif made.size != flow.ones:
+        flow.plays(node, 1, made, "writes")
+    return weight[0]
 
 
 def conv_transpose(flow: Flow, node: ir.Node) -> None:

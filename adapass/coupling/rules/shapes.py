@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from adapass.coupling.dims import Dim, Size, fix, product, split
 from adapass.coupling.flow import Counted, Flow, Refused, Sized
+from adapass.coupling.rules.shuffles import shuffle
 
 TORN = "a reshape divides it across the borders of what it is made of"
 
@@ -41,6 +42,8 @@ def _split_last(whole: Dim, last: Size) -> tuple[Dim, Dim] | None:
 
 
 def reshape(flow: Flow, node: ir.Node) -> None:
+    if shuffle(flow, node):
+        return
     result = regroup(flow, flow.of(node, 0), flow.out(node))
     flow.give(node, result)
     elements = tuple((dim,) for dim in result)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from adapass.coupling.flow import Flow
-from adapass.coupling.rules import convolutions, elementwise, norms, pieces, products, shapes
+from adapass.coupling.rules import attention, convolutions, elementwise, norms, pieces, products, quantized, recurrent, shapes
 
 Rule = Callable[[Flow, ir.Node], None]
 Key = tuple[str, str]
@@ -42,11 +42,15 @@ def _standard() -> dict[str, Rule]:
         **dict.fromkeys(("Range", "NonZero", "EyeLike"), shapes.counting),
         **dict.fromkeys(("Resize", "Upsample"), convolutions.resize),
         **dict.fromkeys(("Conv", "ConvInteger"), convolutions.conv),
+        **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent.recurrent),
+        **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized.linear),
+        "Attention": attention.attention,
         "BatchNormalization": norms.batch_norm,
         "Concat": pieces.concat,
         "ConstantOfShape": shapes.constant_of_shape,
         "ConvTranspose": convolutions.conv_transpose,
         "CumSum": norms.cumulative,
+        "DynamicQuantizeLinear": quantized.dynamic,
         "DepthToSpace": convolutions.depth_to_space,
         "Einsum": products.einsum,
         "Expand": shapes.expand,
@@ -61,6 +65,8 @@ def _standard() -> dict[str, Rule]:
         "MeanVarianceNormalization": norms.mean_variance,
         "OneHot": elementwise.one_hot,
         "Pad": pieces.pad,
+        "QLinearConv": quantized.qlinear_conv,
+        "RotaryEmbedding": attention.rotary,
         "Reshape": shapes.reshape,
         "Shape": shapes.shape,
         "Slice": pieces.slice_node,
