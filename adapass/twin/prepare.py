@@ -1,4 +1,4 @@
-"""Bring a model into operators that have a twin: functions are inlined, and operators defined by others expanded."""
+"""Bring a model into operators that have a twin: calls are inlined, operators that ONNX composes expanded."""
 
 from __future__ import annotations
 

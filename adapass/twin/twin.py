@@ -32,8 +32,12 @@ class Twin:
         """The ``torch.nn.Parameter`` of an initializer; a ``KeyError`` where it is no weight."""
         return self.module.get_parameter(self.weights[initializer])
 
-    def compute(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Tensor]:
+    def compute(
+        self, feeds: Mapping[str, Array | Tensor], replaced: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The outputs as tensors, with gradients where torch records them.
+
+        ``replaced`` are tensors that stand in for parameters of the module, for this call.
 
         Raises:
             DataError: an input is missing.
@@ -42,7 +46,10 @@ class Twin:
         """
         arguments = [self._argument(name, feeds) for name in self.inputs]
         try:
-            results = self.module(*arguments)
+            if replaced:
+                results = torch.func.functional_call(self.module, dict(replaced), tuple(arguments))
+            else:
+                results = self.module(*arguments)
         except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError) as error:
             shapes = ", ".join(f"{n}{list(x.shape)}" for n, x in zip(self.inputs, arguments, strict=True))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

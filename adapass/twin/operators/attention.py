@@ -28,7 +28,7 @@ def attention(
     softmax_precision: int | None = None,
     outputs: int = 1,
 ) -> Tensor:
-    """Three-dimensional inputs hold their heads side by side; keys and values repeat over groups of queries."""
+    """Inputs of rank 3 hold their heads side by side; keys and values repeat over groups of queries."""
     flat = query.ndim == 3
     q = _by_head(query, q_num_heads)
     k, v = _by_head(key, kv_num_heads), _by_head(value, kv_num_heads)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from adapass.twin.operators.windows import padded, window
 from adapass.twin.dtypes import integers
+from adapass.twin.operators.windows import padded, window
 from adapass.twin.torch_import import Tensor, functional, torch
 
 _CONVOLVE: Final = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

@@ -100,7 +100,7 @@ def top_k(
     largest: int = 1,
     sorted: int = 1,  # noqa: A002  (name of the attribute)
 ) -> tuple[Tensor, Tensor]:
-    """Ties go to the smaller index, as ONNX asks and ``torch.topk`` does not. ``k`` is opset 9's ``count``."""
+    """Ties go to the smaller index, as ``torch.topk`` does not promise; ``k`` is opset 9's ``count``."""
     del sorted
     most = k if count is None else int(count.reshape(()).item())
     values, order = torch.sort(x, dim=axis, descending=bool(largest), stable=True)

@@ -26,10 +26,10 @@ def batch_norm(
     """By the stored statistics; with ``training_mode`` by those of the batch, new ones returned too."""
     del spatial
     if not training_mode:
-        return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)  # noqa: FBT003
+        return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)
     axes = (0, *range(2, x.ndim))
     here, spread = x.mean(axes), x.var(axes, correction=0)
-    y = functional.batch_norm(x, here, spread, scale, bias, False, 0.0, epsilon)  # noqa: FBT003
+    y = functional.batch_norm(x, here, spread, scale, bias, False, 0.0, epsilon)
     if outputs == 1:
         return y
     return y, mean * momentum + here * (1 - momentum), variance * momentum + spread * (1 - momentum)

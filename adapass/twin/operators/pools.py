@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from adapass.twin.operators.windows import Window, padded, unfolded, window
 from adapass.twin.dtypes import integers
+from adapass.twin.operators.windows import Window, padded, unfolded, window
 from adapass.twin.torch_import import Tensor, functional, torch
 
 _MAX: Final = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}

@@ -37,7 +37,7 @@ def _reduction(
 
 
 def _extreme(pick: Callable[..., Tensor], *, largest: bool) -> Reduce:
-    def reduce(x: Tensor, along: tuple[int, ...], keep: bool) -> Tensor:  # noqa: FBT001
+    def reduce(x: Tensor, along: tuple[int, ...], keep: bool) -> Tensor:
         if all(x.shape[axis] for axis in along):
             return pick(x.to(torch.uint8), along, keep) if x.dtype == torch.bool else pick(x, along, keep)
         if x.dtype == torch.bool:
@@ -54,13 +54,13 @@ def _extreme(pick: Callable[..., Tensor], *, largest: bool) -> Reduce:
     return reduce
 
 
-def _product(x: Tensor, along: tuple[int, ...], keep: bool) -> Tensor:  # noqa: FBT001
+def _product(x: Tensor, along: tuple[int, ...], keep: bool) -> Tensor:
     for axis in sorted(along, reverse=True):
         x = x.prod(axis, keepdim=keep)
     return x
 
 
-def _mean(x: Tensor, along: tuple[int, ...], keep: bool) -> Tensor:  # noqa: FBT001
+def _mean(x: Tensor, along: tuple[int, ...], keep: bool) -> Tensor:
     if x.is_floating_point():
         return x.mean(along, keepdim=keep)
     return x.double().mean(along, keepdim=keep)

@@ -1,0 +1,39 @@
+"""Where the two models compute the same thing: cut points that have kept their name and shape."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from adapass.analyses.cut_points import CutPoint, CutPoints
+from adapass.facts import FactCache
+
+
+def shared_points(original: ir.Model, pruned: ir.Model) -> tuple[CutPoint, ...]:
+    """Cut points of ``original`` that ``pruned`` has too, with the side values it needs, in order.
+
+    A stream that has become narrower is no shared point: its channels cannot be compared.
+    """
+    ours = ir.convenience.create_value_mapping(original.graph, include_subgraphs=False)
+    theirs = ir.convenience.create_value_mapping(pruned.graph, include_subgraphs=False)
+    returned = {value.name for value in original.graph.outputs}
+    return tuple(
+        point
+        for point in FactCache(original).get(CutPoints).points
+        if point.value not in returned
+        and all(name in theirs for name in (point.value, *point.side_values))
+        and _agree(ours[point.value], theirs[point.value])
+    )
+
+
+def block_ends(points: tuple[CutPoint, ...]) -> tuple[CutPoint, ...]:
+    """The points at which blocks end; all of them where the model has no blocks."""
+    ends = tuple(point for point in points if point.block is not None)
+    return ends or points
+
+
+def _agree(a: ir.Value, b: ir.Value) -> bool:
+    if a.dtype != b.dtype or a.shape is None or b.shape is None or a.shape.rank() != b.shape.rank():
+        return False
+    # Symbols may be named differently; sizes may not differ.
+    pairs = zip(a.shape, b.shape, strict=True)
+    return all(x == y for x, y in pairs if isinstance(x, int) and isinstance(y, int))
