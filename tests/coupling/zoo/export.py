@@ -13,7 +13,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ CONCESSIONS: tuple[tuple[tuple[str, str], ...], ...] = (
     (),
     (("attn", "eager"),),
     (("experts", "batched_mm"),),
+    (("kernel", "math"),),
 )
 """What is tried in turn where the defaults of ``transformers`` cannot be exported."""
 
@@ -114,8 +115,10 @@ def _attempt(
 ) -> None:
     torch.manual_seed(0)
     model = architecture.make().eval()
+    plain = ("kernel", "math") in concession
     for what, how in concession:
-        getattr(model, f"set_{what}_implementation")(how)
+        if what != "kernel":
+            getattr(model, f"set_{what}_implementation")(how)
     randomize(model)
     arrays = feeds(architecture.ports, SIZES[0], seed=0)
     inputs = tuple(torch.from_numpy(array) for array in arrays.values())
@@ -124,7 +127,9 @@ def _attempt(
         {axis: dims[size] for axis, size in enumerate(port.shape) if size in dims}
         for port in architecture.ports
     )
-    with _silence():
+    backends = torch.nn.attention.SDPBackend
+    kernel = torch.nn.attention.sdpa_kernel(backends.MATH) if plain else nullcontext()
+    with _silence(), kernel:
         torch.onnx.export(
             _Positional(model, architecture).eval(),
             inputs,

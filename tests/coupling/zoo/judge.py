@@ -27,7 +27,7 @@ from adapass.graph.check import check_structure
 from adapass.graph.text import clone
 from adapass.verification import ROUNDING_TOLERANCE, Comparison, compare_outputs, run_all
 from tests.coupling.zoo.averages import recount
-from tests.coupling.zoo.sizes import covered, float_elements, promised_shapes, stored_shapes
+from tests.coupling.zoo.sizes import covered, float_elements, promised_shapes, stored_shapes, wide_elements
 from tests.coupling.zoo.weights import blanked
 
 CUT = 0.3
@@ -158,9 +158,9 @@ def _sizes(
         for name, shape in promised.items()
         if name in found and tuple(found[name]) != shape
     ]
-    promised_elements = float_elements(promised.values())
-    if not wrong and float_elements(found.values()) > promised_elements:
-        wrong.append(f"{float_elements(found.values())} stored elements, promised {promised_elements}")
+    there, expected = wide_elements(found.values()), wide_elements(promised.values())
+    if not wrong and there > expected:
+        wrong.append(f"{there} stored elements, promised {expected}")
     return wrong[:3]
 
 

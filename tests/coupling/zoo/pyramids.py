@@ -72,7 +72,7 @@ PYRAMIDS: tuple[Architecture, ...] = (
     _pyramid("pvt-v2-linear", "PvtV2", image_size=64, **FOUR, linear_attention=True),
     _pyramid("segformer", "Segformer", "ForSemanticSegmentation", **FOUR, decoder_hidden_size=24),
     _pyramid("glpn", "GLPN", "ForDepthEstimation", ("predicted_depth",), **FOUR, decoder_hidden_size=16),
-    _pyramid("cvt", "Cvt", embed_dim=[16, 24, 32], num_heads=[1, 2, 4], depth=[1, 1, 2], num_labels=5),
+    _pyramid("cvt", "Cvt", embed_dim=[16, 24, 32], num_heads=[1, 2, 4], depth=[1, 2, 3], num_labels=5),
     _pyramid("poolformer", "PoolFormer", hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 2, 1], num_labels=5),
     _pyramid(
         "levit",

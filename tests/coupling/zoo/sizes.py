@@ -33,6 +33,11 @@ def float_elements(shapes: Iterable[Shape]) -> int:
     return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
 
 
+def wide_elements(shapes: Iterable[Shape]) -> int:
+    """Elements of tensors with two axes at least: vectors may be copied, for readers that differ."""
+    return float_elements(shape for shape in shapes if sum(size > 1 for size in shape) > 1)
+
+
 def places_of(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> Iterable[tuple[Group, Place]]:
     """Places in stored floating-point tensors."""
     for group in groups:

@@ -46,7 +46,6 @@ TRANSLATORS: tuple[Architecture, ...] = (
     hugging("t5-gated", "T5ForConditionalGeneration", "T5Config", PAIR, **T5, feed_forward_proj="gated-gelu"),
     hugging("t5-encoder", "T5EncoderModel", "T5Config", TEXT, ("last_hidden_state",), **T5),
     hugging("bart", "BartForConditionalGeneration", "BartConfig", PAIR, **BART),
-    hugging("bart-encoder", "BartEncoder", "BartConfig", TEXT, ("last_hidden_state",), **BART),
     hugging(
         "marian", "MarianMTModel", "MarianConfig", PAIR, **BART, pad_token_id=98, decoder_start_token_id=98
     ),

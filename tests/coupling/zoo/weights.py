@@ -13,9 +13,11 @@ import onnx_ir as ir
 
 from adapass.coupling.groups import Group, Place
 from adapass.graph.constants import constant_array
-from adapass.graph.edit import nodes_everywhere
+from adapass.graph.edit import new_initializer, nodes_everywhere
 from adapass.graph.text import clone
 
+SEVERAL = 2
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 LINEAR: Mapping[str, frozenset[int]] = {
     "Add": frozenset({0, 1}),
     "Mul": frozenset({0, 1}),
@@ -26,6 +28,8 @@ LINEAR: Mapping[str, frozenset[int]] = {
     "MatMul": frozenset({0, 1}),
     "BatchNormalization": frozenset({1, 2}),
     "InstanceNormalization": frozenset({1, 2}),
+    "GroupNormalization": frozenset({1, 2}),
+    "LayerNormalization": frozenset({1, 2}),
 }
 """Where a followed constant may be zero: operator, and the inputs it may be."""
 
@@ -37,24 +41,31 @@ def blanked(model: ir.Model, groups: Sequence[Group], kept: Mapping[str, Sequenc
     for group in groups:
         removed = sorted(set(range(group.units)) - set(kept[group.key]))
         for place in group.places:
-            value = values.get(place.value)
+            value = values.get((place.value, place.node)) or values.get((place.value, ""))
             if value is not None and (place.role in {"writes", "reads"} or _may_vanish(value)):
                 _blank(value, place, removed)
     return copy
 
 
-def _stored_values(model: ir.Model) -> dict[str, ir.Value]:
-    found: dict[str, ir.Value] = {}
+def _stored_values(model: ir.Model) -> dict[tuple[str, str], ir.Value]:
+    """Stored tensors by name; vectors that several nodes share become one for each node."""
+    found: dict[tuple[str, str], ir.Value] = {}
     for graph in [model.graph, *model.graph.subgraphs()]:
-        found |= dict(graph.initializers)
+        found |= {(name, ""): value for name, value in graph.initializers.items()}
     for node in nodes_everywhere(model):
         if node.op_type == "Constant":
-            found[node.outputs[0].name or ""] = node.outputs[0]
-    return {
-        name: value
-        for name, value in found.items()
-        if value.dtype is not None and value.dtype.is_floating_point()
-    }
+            found[node.outputs[0].name or "", ""] = node.outputs[0]
+    found = {key: value for key, value in found.items() if value.dtype in FLOATS}
+    for (name, _), value in list(found.items()):
+        array = constant_array(value)
+        readers = value.uses()
+        if array is None or len(readers) < SEVERAL or sum(size > 1 for size in array.shape) != 1:
+            continue
+        for node, index in list(readers):
+            own = new_initializer(model.graph, f"{name}_of_one", array)
+            node.replace_input_with(index, own)
+            found[name, node.name or node.outputs[0].name or ""] = own
+    return found
 
 
 def _may_vanish(value: ir.Value) -> bool:
