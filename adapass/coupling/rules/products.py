@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from adapass.coupling.dims import Dim, mark, unify
-from adapass.coupling.flow import Dims, Flow, Refused
+from adapass.coupling.flow import Dims, Flow, Read, Refused
 
 MATRIX = 2
 
@@ -95,8 +95,6 @@ def einsum(flow: Flow, node: ir.Node) -> None:
 
 
 def _note_einsum(flow: Flow, node: ir.Node, terms: list[str], output: str) -> None:
-    from adapass.coupling.flow import Read
-
     stored = [flow.is_stored(node, index) for index in range(len(terms))]
     for index, letters in enumerate(terms):
         for axis, letter in enumerate(letters):
@@ -107,6 +105,7 @@ def _note_einsum(flow: Flow, node: ir.Node, terms: list[str], output: str) -> No
                     flow.reads.append(Read(node, index, axis))
             elif sum(letter in other for other in terms) == 1:
                 flow.plays(node, index, dim, "writes")
+                mark(dim, *(["linear"] if stored[index] else []))
             elif stored[index]:
                 mark(dim, "stacked")
                 flow.plays(node, index, dim, "writes")
