@@ -120,7 +120,9 @@ def _uses(flow: Flow) -> Iterator[tuple[ir.Value, Dims, ir.Node]]:
         value = node.inputs[index]
         if value is not None:
             own.setdefault(value, []).append((node, dims))
-    stored = [value for value in flow.dims if constant_tensor(value) is not None or _makes_itself(flow, value)]
+    stored = [
+        value for value in flow.dims if constant_tensor(value) is not None or _makes_itself(flow, value)
+    ]
     for value in stored:
         readers = [node for node, _ in value.uses()]
         if readers:
@@ -146,7 +148,11 @@ def _roles(flow: Flow, found: Mapping[Dim, Found]) -> Roles:
     for owned in flow.owned:
         for each in leaves(owned.dim):
             places = found[each].places if each in found else ()
-            axes = [axis for value, axis in places if value is owned.source] if owned.axis is None else [owned.axis]
+            axes = (
+                [axis for value, axis in places if value is owned.source]
+                if owned.axis is None
+                else [owned.axis]
+            )
             for axis in axes:
                 before = roles.get((each, owned.source, axis), "carries")
                 roles[each, owned.source, axis] = min(before, owned.role, key=STRENGTH.__getitem__)

@@ -8,7 +8,7 @@ everywhere at once: in the weights that write it, the weights that read it, and 
         value="bn1.scale",    axis=0, role="follows"
         value="conv2.weight", axis=1, role="reads"
 
-How it works: every axis of every value is a sum of products of leaves (see ``dims``). A group is a leaf.
+Functions of the model are inlined first (by ``remove`` as well). How it works: every axis of every value is a sum of products of leaves (see ``dims``). A group is a leaf.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import onnx_ir as ir
 from adapass.budgeted import Refusal
 from adapass.coupling.flow import Role
 from adapass.facts import Fact, FactCache
+from adapass.graph.text import clone
 
-Kind = Literal[
-    "channels", "neurons", "heads", "head-width", "stream", "embedding", "experts", "states"
-]
+Kind = Literal["channels", "neurons", "heads", "head-width", "stream", "embedding", "experts", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +102,13 @@ class Coupling(Fact):
     def compute(cls, model: ir.Model, facts: FactCache) -> Self:
         # Deferred: the table of rules needs the types of this file.
         from adapass.coupling.collect import collect
+        from adapass.coupling.inline import has_functions, inline_functions
         from adapass.coupling.walk import Walked
 
-        del model
+        if has_functions(model):
+            twin = clone(model)
+            inline_functions(twin)
+            facts = FactCache(twin)
         groups, refusals = collect(facts.get(Walked).flow)
         return cls(groups, refusals)
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from adapass.analyses.shapes import Shapes
 from adapass.coupling.cut import Cut, plan_cut
 from adapass.coupling.flow import Dims, Flow
+from adapass.coupling.inline import has_functions, inline_functions
 from adapass.coupling.rewrite_sizes import (
     rewrite_counted,
     rewrite_frozen,
@@ -31,6 +32,7 @@ from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
 from adapass.graph.edit import fresh_name, mark_roots, new_constant, remove_dead_nodes
 from adapass.graph.shapes import infer_shapes
+from adapass.graph.text import clone
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,17 @@ class RemovalCounts:
 def remove(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> RemovalCounts:
     """Keep, of every group in ``kept`` (by key), only the units listed; in place.
 
-    Groups that are not named stay whole. Inputs and outputs of the model keep their shapes.
+    Groups that are not named stay whole. Inputs and outputs of the model keep their shapes. Functions of
+    the model are inlined first.
 
     Raises:
         UsageError: an unknown key or unit, or nothing would be left of an axis. The model is unchanged.
 
     """
     mark_roots(model)
+    if has_functions(model):
+        _check_first(model, kept)
+        inline_functions(model)
     facts = FactCache(model)
     flow = facts.get(Walked).flow
     cut = plan_cut(flow, kept)
@@ -72,6 +78,14 @@ def remove(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> RemovalCounts:
     infer_shapes(model)
     units = sum(dim.size[0] - len(stay) for dim, stay in cut.kept.items())
     return RemovalCounts(cut.groups, units, tensors, elements)
+
+
+def _check_first(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> None:
+    """Refuse what makes no sense before the model is touched."""
+    twin = clone(model)
+    inline_functions(twin)
+    flow = FactCache(twin).get(Walked).flow
+    _require_rest(flow, plan_cut(flow, kept))
 
 
 def _require_rest(flow: Flow, cut: Cut) -> None:

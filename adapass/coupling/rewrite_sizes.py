@@ -125,7 +125,9 @@ def _rewrite_input(
     sizes = [None if old in (-1, 0) else size for old, size in zip(known, new, strict=True)]
     if all(size is None for size in sizes):
         return
-    node.replace_input_with(index, _override(node, value, sizes, after=False, dtype=dtypes.get(value.name or "")))
+    node.replace_input_with(
+        index, _override(node, value, sizes, after=False, dtype=dtypes.get(value.name or ""))
+    )
 
 
 def _known_elements(value: ir.Value, length: int) -> list[int | None]:
@@ -193,5 +195,3 @@ def _stored(node: ir.Node, array: npt.NDArray[np.generic]) -> ir.Value:
     if graph is None:
         raise ValueError(f"node '{node.op_type}' is in no graph")
     return new_initializer(graph, f"{node.outputs[0].name}_sizes", array)
-
-

@@ -35,7 +35,9 @@ class Walked(Fact):
 
 def walk(model: ir.Model, shapes: Shapes) -> Flow:
     points = [(b, t) for b in BATCHES for t in TOKENS] if shapes.probed else [(1, 1)]
-    flow = Flow((1,) * len(points), _sizes(model, shapes, points), opset=model.graph.opset_imports.get("", 13))
+    flow = Flow(
+        (1,) * len(points), _sizes(model, shapes, points), opset=model.graph.opset_imports.get("", 13)
+    )
     for value in model.graph.inputs:
         reason = f"it is an axis of the model's input '{value.name}'"
         if value in flow.sizes:
@@ -98,6 +100,8 @@ def _refuse(flow: Flow, node: ir.Node, reason: str) -> None:
 
 def _check(flow: Flow, node: ir.Node) -> None:
     """A rule that is wrong about a shape must not become a wrong rewrite."""
+    if node in flow.done:
+        return
     for value in node.outputs:
         if value not in flow.sizes or not value.name:
             continue
@@ -111,7 +115,9 @@ def _note_sources(flow: Flow, node: ir.Node) -> None:
     read = values_read(node)
     if subgraphs_of(node) or not all(_is_stored(flow, value) for value in read):
         return
-    found = [source for value in read for source in _sources(flow, value)]
+    # Scales and zero points follow the tensor they belong to.
+    main = read[:1] if node.op_type in ("QuantizeLinear", "DequantizeLinear") else read
+    found = [source for value in main for source in _sources(flow, value)]
     for value in node.outputs:
         own = (value,) if node.op_type == "ConstantOfShape" else ()
         flow.sources[value] = tuple(dict.fromkeys([*own, *found]))

@@ -18,6 +18,7 @@ from adapass.analyses.shapes import Shapes
 from adapass.coupling.cut import Cut, plan_cut
 from adapass.coupling.dims import find
 from adapass.coupling.flow import Dims, Flow, Normed, Read
+from adapass.coupling.inline import inline_functions
 from adapass.coupling.walk import Walked
 from adapass.errors import UsageError
 from adapass.facts import FactCache
@@ -38,6 +39,7 @@ def zeroed(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> ir.Model:
     """
     copy = clone(model)
     mark_roots(copy)
+    inline_functions(copy)
     facts = FactCache(copy)
     flow, types = facts.get(Walked).flow, facts.get(Shapes).dtypes
     cut = plan_cut(flow, kept)
@@ -227,5 +229,3 @@ def _group_norm(build: _Build, value: ir.Value, dims: Dims, cut: Cut, stays: ir.
         shape = build.stored(np.array([1, channels, *(1 for _ in dims[2:])], np.int64))
         result = build.op(kind, result, build.op("Reshape", factor, shape))
     return result
-
-

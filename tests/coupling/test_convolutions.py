@@ -140,7 +140,11 @@ FIXED_BATCH = {"resized"}
 def test_finds_and_removes(name: str, build: Build, removes_what_it_zeroes: Check) -> None:
     weights, body, expected = CASES[name]
     opset = 21 if name == "group-norm" else 20
-    image, logits = (IMAGE, LOGITS) if name not in FIXED_BATCH else (IMAGE.replace("batch", "2"), LOGITS.replace("batch", "2"))
+    image, logits = (
+        (IMAGE, LOGITS)
+        if name not in FIXED_BATCH
+        else (IMAGE.replace("batch", "2"), LOGITS.replace("batch", "2"))
+    )
     model = build(image, logits, weights, body, EXTRA.get(name, ""), opset=opset)
 
     coupling = removes_what_it_zeroes(model)

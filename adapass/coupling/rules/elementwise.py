@@ -27,6 +27,11 @@ def broadcast(flow: Flow, node: ir.Node) -> None:
         _note_sum(flow, node)
 
 
+def exit_select(flow: Flow, node: ir.Node) -> None:
+    """Per sample one of two values; which one is an input of its own."""
+    flow.give(node, flow.broadcast([flow.of(node, 1), flow.of(node, 2)], flow.out(node)))
+
+
 def _note_sum(flow: Flow, node: ir.Node) -> None:
     """A stored summand behind a product is its bias; two computed ones are a residual connection."""
     stored = [index for index in range(len(node.inputs)) if flow.is_stored(node, index)]

@@ -99,9 +99,13 @@ def _between(flow: Flow, dim: Dim, start: int, size: Size) -> tuple[Dim, Dim, Di
     whole = dim.size
     low = tuple(max(0, s + start) if start < 0 else min(start, s) for s in whole)
     high = tuple(s - a - b for s, a, b in zip(whole, low, size, strict=True))
-    before, middle, after = pieces(flow, dim, [low, size, high]) if any(high) else (
-        *pieces(flow, dim, [low, size]),
-        Dim(high),
+    before, middle, after = (
+        pieces(flow, dim, [low, size, high])
+        if any(high)
+        else (
+            *pieces(flow, dim, [low, size]),
+            Dim(high),
+        )
     )
     return before, middle, after
 

@@ -35,7 +35,7 @@ def shuffle(flow: Flow, node: ir.Node) -> bool:
     dims[axis] = total([entries[at] for at in order])
     flow.permuted.append(Permuted(node, last, axis, before, dims[axis], order))
     flow.give(last, dims)
-    flow.done.update(chain)
+    flow.done.update((node, *chain))
     return True
 
 

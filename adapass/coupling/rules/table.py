@@ -8,24 +8,110 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from adapass.coupling.flow import Flow
-from adapass.coupling.rules import attention, convolutions, elementwise, norms, pieces, products, quantized, recurrent, shapes
+from adapass.coupling.rules import (
+    attention,
+    convolutions,
+    elementwise,
+    norms,
+    pieces,
+    products,
+    quantized,
+    recurrent,
+    shapes,
+)
+from adapass.ops import DOMAIN, EXIT_SELECT
 
 Rule = Callable[[Flow, ir.Node], None]
 Key = tuple[str, str]
 """Domain and operator."""
 
-SAME = """
-Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor
-Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink
-Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
-""".split()
-BROADCAST = """
-Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
-Mod Mul Or PRelu Pow Sub Sum Where Xor
-""".split()
-REDUCTIONS = """
-ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-""".split()
+SAME = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Cast",
+    "CastLike",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
+BROADCAST = [
+    "Add",
+    "And",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+]
+REDUCTIONS = [
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+]
 POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]
 
 
@@ -79,7 +165,12 @@ def _standard() -> dict[str, Rule]:
     }  # fmt: skip
 
 
-RULES: Mapping[Key, Rule] = MappingProxyType({("", name): rule for name, rule in _standard().items()})
+RULES: Mapping[Key, Rule] = MappingProxyType(
+    {
+        **{("", name): rule for name, rule in _standard().items()},
+        (DOMAIN, EXIT_SELECT): elementwise.exit_select,
+    }
+)
 
 
 def rule_of(node: ir.Node) -> Rule | None:

@@ -1,0 +1,129 @@
+"""Recurrent cells, fused attention, channel shuffle, quantizers, functions and bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+import pytest
+
+from adapass.coupling.groups import Coupling
+
+Build = Callable[..., ir.Model]
+Check = Callable[[ir.Model], Coupling]
+Shape = tuple[int, ...]
+STEPS, LOGITS = "float[seq, batch, 6] x", "float[seq, batch, 5] y"
+JOIN = "t = Transpose<perm = [0,2,1,3]>(s) j = Reshape(t, joined) y = MatMul(j, wy)"
+JOINED = "int64[3] joined = {0,0,-1}"
+
+CELLS: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, str, int]]]] = {
+    "lstm": (
+        {"w": (1, 20, 6), "r": (1, 20, 5), "b": (1, 40), "wy": (5, 5)},
+        "s, h, c = LSTM<hidden_size = 5>(x, w, r, b)" + JOIN,
+        JOINED,
+        [("w:1.1", "states", 5)],
+    ),
+    "gru-both-ways": (
+        {"w": (2, 15, 6), "r": (2, 15, 5), "b": (2, 30), "wy": (10, 5)},
+        's = GRU<hidden_size = 5, direction = "bidirectional", linear_before_reset = 1>(x, w, r, b)' + JOIN,
+        JOINED,
+        [("w:1.1", "states", 5)],
+    ),
+    "rnn-stacked": (
+        {"w": (1, 4, 6), "r": (1, 4, 4), "w2": (1, 7, 4), "r2": (1, 7, 7), "wy": (7, 5)},
+        "s1 = RNN<hidden_size = 4>(x, w, r) q = Squeeze(s1, one) s = RNN<hidden_size = 7>(q, w2, r2)" + JOIN,
+        JOINED + ", int64[1] one = {1}",
+        [("w:1", "states", 4), ("w2:1", "states", 7)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(name: str, build: Build, removes_what_it_zeroes: Check) -> None:
+    weights, body, extra, expected = CELLS[name]
+
+    coupling = removes_what_it_zeroes(build(STEPS, LOGITS, weights, body, extra))
+
+    assert [(group.key, group.kind, group.units) for group in coupling.groups] == expected
+
+
+def test_attention_as_one_operator(build: Build, removes_what_it_zeroes: Check) -> None:
+    """Its scale follows from the width of a head: the old one must stay."""
+    model = build(
+        "float[batch, seq, 6] x",
+        "float[batch, seq, 5] y",
+        {"w0": (6, 8), "wq": (8, 24), "wk": (8, 12), "wv": (8, 15), "wo": (30, 8), "wy": (8, 5)},
+        "e = MatMul(x, w0) q = MatMul(e, wq) k = MatMul(e, wk) v = MatMul(e, wv)"
+        "o = Attention<q_num_heads = 6, kv_num_heads = 3>(q, k, v) u = MatMul(o, wo) r = Add(e, u) y = MatMul(r, wy)",
+        opset=23,
+    )
+
+    coupling = removes_what_it_zeroes(model)
+
+    assert [(group.key, group.kind, group.units) for group in coupling.groups] == [
+        ("w0:1", "stream", 8),
+        ("wq:1.0", "heads", 3),
+        ("wq:1.1", "heads", 2),
+        ("wq:1.2", "head-width", 4),
+        ("wv:1.1", "head-width", 5),
+    ]
+
+
+def test_channels_go_their_own_way_through_shuffles(build: Build, removes_what_it_zeroes: Check) -> None:
+    """Two units of ShuffleNet V2: each channel passes by some branches and is read by others."""
+    unit = (
+        "a{0}, b{0} = Split<axis = 1, num_outputs = 2>(s{0}) c{0} = Conv(b{0}, w{0}) d{0} = Conv<group = 6>(c{0}, v{0}) "
+        "e{0} = Conv(d{0}, u{0}) f{0} = Concat<axis = 1>(a{0}, e{0}) g{0} = Reshape(f{0}, apart) "
+        "h{0} = Transpose<perm = [0,2,1,3,4]>(g{0}) s{1} = Reshape(h{0}, joined) "
+    )
+    weights: dict[str, Shape] = {"w": (10, 3, 1, 1), "wy": (10, 5), "by": (5,)}
+    for number in (0, 1):
+        weights |= {f"w{number}": (6, 5, 1, 1), f"v{number}": (6, 1, 1, 1), f"u{number}": (5, 6, 1, 1)}
+    body = "s0 = Conv(x, w) " + unit.format(0, 1) + unit.format(1, 2)
+    model = build(
+        "float[batch, 3, 4, 4] x",
+        "float[batch, 5] y",
+        weights,
+        body + "p = GlobalAveragePool(s2) l = Flatten(p) y = Gemm(l, wy, by)",
+        "int64[5] apart = {-1,2,5,4,4}, int64[4] joined = {-1,10,4,4}",
+    )
+
+    coupling = removes_what_it_zeroes(model)
+
+    assert [(group.key, group.units) for group in coupling.groups] == [
+        ("w:0.0", 10), ("w0:0", 6), ("u0:0.0", 5), ("w1:0", 6), ("u1:0.0", 5),
+    ]  # fmt: skip
+
+
+def test_scales_of_channels_follow(build: Build, removes_what_it_zeroes: Check) -> None:
+    model = build(
+        "float[batch, 6] x",
+        "float[batch, 5] y",
+        {"scale": (8,), "wy": (8, 5)},
+        "w = DequantizeLinear<axis = 1>(q, scale, z) h = MatMul(x, w) y = MatMul(h, wy)",
+        f"int8[6, 8] q = {{{', '.join(str(7 * at % 23 - 11) for at in range(48))}}},"
+        f"int8[8] z = {{{', '.join(str(at) for at in range(8))}}}",
+    )
+
+    coupling = removes_what_it_zeroes(model)
+
+    (group,) = coupling.groups
+    assert (group.key, group.units) == ("q:1", 8)
+    assert {(place.value, place.role) for place in group.stored} == {
+        ("q", "writes"), ("scale", "follows"), ("z", "follows"), ("wy", "reads"),
+    }  # fmt: skip
+
+
+def test_functions_of_the_model_are_followed(build: Build, removes_what_it_zeroes: Check) -> None:
+    model = build(
+        "float[batch, 6] x",
+        "float[batch, 5] y",
+        {"w": (6, 8), "wy": (8, 5)},
+        "h = MatMul(x, w) a = own.Swish(h) y = MatMul(a, wy)",
+        domains=', "own": 1',
+        functions='<domain: "own", opset_import: ["": 20]> Swish (v) => (o) { s = Sigmoid(v) o = Mul(v, s) }',
+    )
+
+    coupling = removes_what_it_zeroes(model)
+
+    assert [(group.key, group.units) for group in coupling.groups] == [("w:1", 8)]

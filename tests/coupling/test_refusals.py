@@ -1,0 +1,115 @@
+"""What cannot be cut is refused with a reason, and removal refuses what makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+import pytest
+
+from adapass.coupling.groups import find_coupling
+from adapass.coupling.remove import remove
+from adapass.coupling.zeroed import zeroed
+from adapass.errors import UsageError
+from adapass.graph.text import to_text
+
+Build = Callable[..., ir.Model]
+Shape = tuple[int, ...]
+ROWS, LOGITS = "float[batch, 6] x", "float[batch, 5] y"
+TWO = {"w": (6, 8), "wy": (8, 5)}
+
+CASES: Mapping[str, tuple[str, str, dict[str, Shape], str, str, str, str]] = {
+    "input": (ROWS, LOGITS, TWO, "h = MatMul(x, w) y = MatMul(h, wy)", "", "w:0", "it is an axis of the model's input 'x'"),
+    "output": (ROWS, LOGITS, TWO, "h = MatMul(x, w) y = MatMul(h, wy)", "", "wy:1", "it is an axis of the model's output 'y'"),
+    "softmax": (ROWS, LOGITS, TWO, "h = MatMul(x, w) s = Softmax<axis = 1>(h) y = MatMul(s, wy)", "", "w:1", "Softmax runs over it"),
+    "maximum": (
+        ROWS, LOGITS, {**TWO, "v": (1, 5)},
+        "h = MatMul(x, w) m = ReduceMax<keepdims = 1>(h, one) g = Sub(h, m) y = MatMul(g, wy)",
+        "int64[1] one = {1}", "w:1", "ReduceMax runs over it",
+    ),
+    "unknown-operator": (
+        ROWS, LOGITS, TWO, "h = MatMul(x, w) s = Det(q) t = Mul(h, s) b = Bernoulli(t) y = MatMul(b, wy)",
+        "float[2,2] q = {1,0,0,1}", "w:1", "the operator Bernoulli is not followed",
+    ),
+    "picked-by-number": (
+        ROWS, LOGITS, TWO, "h = MatMul(x, w) p = Gather<axis = 1>(h, order) y = MatMul(p, wy)",
+        "int64[8] order = {7,6,5,4,3,2,1,0}", "w:1", "its entries are looked up by number",
+    ),
+    "table": (
+        "int64[batch] x", LOGITS, {"w": (9, 8), "wy": (8, 5)},
+        "h = Gather(w, x) t = Transpose(w) u = MatMul(h, t) v = MatMul(u, w) y = MatMul(v, wy)",
+        "", "w:0", "its entries are looked up by number",
+    ),
+    "torn-reshape": (
+        "float[2, 6] x", "float[4, 4] y", {"w": (6, 10), "wy": (5, 4)},
+        "h = MatMul(x, w) r = Reshape(h, to) a = Concat<axis = 1>(r, r) g = Reshape(a, back) k = Reshape(g, again) y = MatMul(k, wy)",
+        "int64[2] to = {5,4}, int64[2] back = {4,10}, int64[2] again = {8,5}", "w:1", "",
+    ),
+    "branch": (
+        "float[batch, 6] x, bool c", LOGITS, TWO,
+        "h = MatMul(x, w) s = If(c) <then_branch = yes () => (float[batch, 8] p) { p = Relu(h) },"
+        "else_branch = no () => (float[batch, 8] n) { n = Neg(h) }> y = MatMul(s, wy)",
+        "", "w:1", "the body of a If reads or returns it",
+    ),
+    "neighbours": (
+        "float[batch, 3, 4, 4] x", "float[batch, 5, 4, 4] y", {"w": (6, 3, 1, 1), "wy": (5, 6, 1, 1)},
+        "h = Conv(x, w) l = LRN<size = 3>(h) y = Conv(l, wy)", "", "w:0", "LRN mixes neighbouring channels",
+    ),
+    "uneven-split": (
+        ROWS, LOGITS, {"w": (6, 12), "wy": (5, 5)},
+        "h = MatMul(x, w) r = Reshape(h, apart) t = Transpose<perm = [0,2,1]>(r) f = Reshape(t, flat) a, b = Split<axis = 1>(f, parts) y = MatMul(a, wy)",
+        "int64[3] apart = {-1,4,3}, int64[2] flat = {-1,12}, int64[2] parts = {5,7}", "w:1", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[-1]])
+def test_says_why(name: str, build: Build) -> None:
+    inputs, outputs, weights, body, extra, site, reason = CASES[name]
+
+    coupling = find_coupling(build(inputs, outputs, weights, body, extra))
+
+    assert (site, reason) in {(refusal.site, refusal.reason) for refusal in coupling.refusals}
+    assert site not in {group.key for group in coupling.groups}
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        pytest.param({"nothing:0": [0]}, "'nothing:0' is no group", id="unknown-group"),
+        pytest.param({"wy:1": [0]}, "'wy:1' is no group", id="refused-dimension"),
+        pytest.param({"w:1": []}, "at least one of 8 must stay", id="nothing-stays"),
+        pytest.param({"w:1": [0, 8]}, "expected different numbers from 0 to 7", id="out-of-range"),
+        pytest.param({"w:1": [-1, 3]}, "expected different numbers from 0 to 7", id="negative"),
+        pytest.param({"w:1": [3, 3]}, "expected different numbers from 0 to 7", id="repeated"),
+    ],
+)
+def test_refuses_units_that_make_no_sense(kept: dict[str, list[int]], message: str, build: Build) -> None:
+    model = build(*CASES["input"][:4])
+    before = to_text(model)
+
+    with pytest.raises(UsageError, match=message):
+        remove(model, kept)
+    with pytest.raises(UsageError, match=message):
+        zeroed(model, kept)
+
+    assert to_text(model) == before
+
+
+def test_keeping_everything_changes_nothing(build: Build) -> None:
+    model = build(*CASES["input"][:4])
+    before = to_text(model)
+
+    counts = remove(model, {"w:1": list(range(8))})
+
+    assert (counts.groups, counts.units, to_text(model)) == (0, 0, before)
+
+
+def test_finding_leaves_the_model_and_is_repeatable(build: Build) -> None:
+    model = build(*CASES["input"][:4])
+    before = to_text(model)
+
+    first, second = find_coupling(model), find_coupling(model)
+
+    assert first == second
+    assert to_text(model) == before
