@@ -78,12 +78,14 @@ class Group:
 
     @property
     def removed_elements(self) -> int:
-        """Stored numbers that one unit takes along when it is removed alone."""
-        return sum(
-            prod(place.shape) // place.shape[place.axis] * len(place.positions[0])
-            for place in self.stored
-            if place.shape
-        )
+        """Stored numbers that the first unit takes along when it is removed alone."""
+        left: dict[str, list[int]] = {}
+        whole: dict[str, int] = {}
+        for place in self.stored:
+            whole[place.value] = prod(place.shape)
+            sizes = left.setdefault(place.value, list(place.shape))
+            sizes[place.axis] -= len(place.positions[0])
+        return sum(whole[value] - prod(sizes) for value, sizes in left.items())
 
 
 @dataclass(frozen=True, slots=True)

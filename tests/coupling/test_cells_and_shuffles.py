@@ -91,7 +91,7 @@ def test_channels_go_their_own_way_through_shuffles(build: Build, removes_what_i
     coupling = removes_what_it_zeroes(model)
 
     assert [(group.key, group.units) for group in coupling.groups] == [
-        ("w:0.0", 10), ("w0:0", 6), ("u0:0.0", 5), ("w1:0", 6), ("u1:0.0", 5),
+        ("w:0.0", 5), ("w:0.5", 5), ("w0:0", 6), ("u0:0.0", 5), ("w1:0", 6), ("u1:0.0", 5),
     ]  # fmt: skip
 
 
