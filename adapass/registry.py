@@ -18,6 +18,7 @@ from adapass.rewrite import Pass
 
 PASSES: Mapping[str, str] = MappingProxyType(
     {
+        "factorize": "adapass.passes.lowrank.factorize:Factorize",
         "fold-batch-norm": "adapass.passes.clean.fold_batch_norm:FoldBatchNorm",
         "fold-constants": "adapass.passes.clean.fold_constants:FoldConstants",
         "fold-output-scale": "adapass.passes.clean.fold_output_scale:FoldOutputScale",
@@ -33,12 +34,14 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "merge-layout-chains": "adapass.passes.clean.merge_layout_chains:MergeLayoutChains",
         "merge-parallel-matmuls": "adapass.passes.clean.merge_parallel_matmuls:MergeParallelMatmuls",
         "quantize-8bit": "adapass.passes.quantize.quantize_8bit:Quantize8bit",
+        "remove-blocks": "adapass.passes.prune.remove_blocks:RemoveBlocks",
         "remove-dead-code": "adapass.passes.clean.remove_dead_code:RemoveDeadCode",
         "remove-identities": "adapass.passes.clean.remove_identities:RemoveIdentities",
         "remove-redundant-expands": "adapass.passes.clean.remove_redundant_expands:RemoveRedundantExpands",
         "remove-redundant-scatters": "adapass.passes.clean.remove_redundant_scatters:RemoveRedundantScatters",
         "remove-zero-bias": "adapass.passes.clean.remove_zero_bias:RemoveZeroBias",
         "simplify-reshapes": "adapass.passes.clean.simplify_reshapes:SimplifyReshapes",
+        "sparsify": "adapass.passes.sparsify.sparsify:Sparsify",
     }
 )
 

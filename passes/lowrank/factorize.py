@@ -4,7 +4,7 @@
     y = Conv(x, w)       ->   y = Conv(Conv(x, a), b)                 k x k then 1 x 1, or k x 1 then 1 x k
 
 ``r (K + N)`` multiplications in the place of ``K N``. The factors are the best ones for the inputs seen in
-calibration (``factors.py``): what is lost is what hardly varied in the outputs, and its mean goes into the bias.
+calibration (``factors.py``): lost is what hardly varied in the outputs, and its mean goes into the bias.
 ``forms.py`` shows the forms of convolutions.
 """
 
@@ -19,8 +19,8 @@ from typing import ClassVar, cast
 import numpy as np
 import onnx_ir as ir
 
-from adapass.budgeted import Array, BudgetedPass, Choice, Proposal, Refusal, Samples
-from adapass.errors import UsageError
+from adapass.budgeted import Array, BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
+from adapass.errors import UsageError, VerificationError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
 from adapass.graph.text import clone
@@ -29,8 +29,18 @@ from adapass.moments.batches import Batches
 from adapass.moments.second import gather
 from adapass.moments.sources import Source
 from adapass.passes.lowrank.factors import Doubles, Factors, factorize
-from adapass.passes.lowrank.forms import Form, Thin, factors_as_stored, find_forms, lay_out, matrix_of
-from adapass.passes.prune.linear_ops import store, stored
+from adapass.passes.lowrank.forms import (
+    Form,
+    Thin,
+    factors_as_stored,
+    find_forms,
+    form_of,
+    lay_out,
+    matrix_of,
+    product_of,
+)
+from adapass.passes.prune.kept_weights import alignment, check_weights
+from adapass.passes.prune.linear_ops import linear_ops, store, stored
 from adapass.rewrite import PassResult
 
 SEPARATOR = "-"
@@ -56,7 +66,7 @@ class Factorize(BudgetedPass):
     """
 
     name: ClassVar[str] = "factorize"
-    max_distortion: ClassVar[float] = 1.0
+    max_distortion: ClassVar[float] = 0.5
     source: ClassVar[str] = "Wang et al. 2024, SVD-LLM, arXiv:2403.07378"
 
     shares: tuple[float, ...] = (0.5, 0.75, 0.33, 0.25)
@@ -114,7 +124,7 @@ class Factorize(BudgetedPass):
         return PassResult(len(wanted), MappingProxyType(dict(reasons)), sites)
 
     def fit(self, model: ir.Model, data: Samples | None) -> None:
-        """Refit factors and biases to the inputs seen in the original; without data leave them as they are."""
+        """Refit factors and biases to the inputs seen in the original; without data leave them alone."""
         opened = cast("dict[str, object]", model.graph.meta).pop(_ORIGINAL, None)
         if data is None or not isinstance(opened, _Open):
             return
@@ -124,6 +134,35 @@ class Factorize(BudgetedPass):
         nodes = {node.outputs[0].name: node for node in model.graph}
         for site, _, rank in opened.chosen:
             _fit(opened.original, model, nodes[site], thins[site], rank, seen)
+
+    def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
+        """Compare the weights: factors multiply to what points where the weight did, the rest stays.
+
+        Raises:
+            VerificationError: naming the weight.
+
+        """
+        del feeds
+        nodes = {node.outputs[0].name: node for node in after.graph}
+        now = {op.node: op.weight for op in linear_ops(after)}
+        fitted: set[str] = set()
+        for _, forms in find_forms(before):
+            op = forms[0].op
+            if op.node not in now or now[op.node] == op.weight or op.node not in nodes:
+                continue
+            fitted.update(name for name in (op.bias,) if name)
+            self._check_factors(before, after, forms, nodes[op.node])
+        check_weights(self.name, before, after, fitted)
+
+    def _check_factors(self, before: ir.Model, after: ir.Model, forms: Sequence[Thin], node: ir.Node) -> None:
+        first, second = _factor_names(node)
+        arrays = stored(after, first), stored(after, second)
+        thin = next(thin for thin in forms if thin.form is form_of(*arrays))
+        whole = stored(before, thin.op.weight)
+        if alignment(matrix_of(thin, whole), product_of(thin, *arrays)) <= 0.0:
+            raise VerificationError(
+                f"factorize: the factors of '{thin.op.weight}' point away from it; a sign or an axis is wrong"
+            )
 
     def _objection(self, site: str, node: ir.Node, forms: Sequence[Thin]) -> str | None:
         if site in self.skip_sites:
@@ -219,14 +258,19 @@ def _store_bias(model: ir.Model, name: str, bias: Array, lost: Doubles) -> None:
     store(model, name, (bias.astype(np.float64) + lost.reshape(bias.shape)).astype(bias.dtype))
 
 
-def _install(model: ir.Model, node: ir.Node, thin: Thin, factors: Factors) -> None:
-    """Write the factors into the weights of ``node`` and of the product in front of it."""
+def _factor_names(node: ir.Node) -> tuple[str, str]:
+    """Initializers of the two factors, by the node of the second."""
     data, second = node.inputs[0], node.inputs[1]
     inner = data.producer() if data is not None else None
     first = inner.inputs[1] if inner is not None else None
     assert first is not None  # laid out with both
     assert second is not None
-    names = (first.name or "", second.name or "")
+    return first.name or "", second.name or ""
+
+
+def _install(model: ir.Model, node: ir.Node, thin: Thin, factors: Factors) -> None:
+    """Write the factors into the weights of ``node`` and of the product in front of it."""
+    names = _factor_names(node)
     like = (stored(model, names[0]), stored(model, names[1]))
     arrays = factors_as_stored(thin, node, factors.left, factors.right, like)
     for name, array in zip(names, arrays, strict=True):

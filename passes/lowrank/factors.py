@@ -2,10 +2,10 @@
 
     minimise  sum over rows x of  | x W - x A B |^2      over A [K, r], B [r, N]
 
-With the Gram matrix G = sum x^T x this is a truncated singular value decomposition of G^(1/2) W, and its right
-singular vectors are those of W^T G W: the directions in which the *outputs* vary most. So B are the first r
-of them and A = W B^T; no root or inverse of G is needed, and G may be singular. Without inputs G is the unit
-matrix. (Yuan et al. 2023, ASVD, arXiv:2312.05821; Wang et al. 2024, SVD-LLM, arXiv:2403.07378.)
+With the Gram matrix G = sum x^T x this is a truncated singular value decomposition of G^(1/2) W, and its
+right singular vectors are those of W^T G W: the directions in which the *outputs* vary most. B are the
+first r of them and A = W B^T; no root or inverse of G is needed, and G may be singular. Without inputs G is
+the unit matrix. (Yuan et al. 2023, ASVD, arXiv:2312.05821; Wang et al. 2024, SVD-LLM, arXiv:2403.07378.)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def factorize(matrix: Doubles, gram: Doubles | None, rank: int) -> Factors:
 
 
 def output_directions(matrix: Doubles, gram: Doubles | None) -> tuple[Doubles, Doubles]:
-    """Energies [N], falling, and directions [N, N] as columns, with a sign that does not depend on the solver."""
+    """Energies [N], falling, and directions [N, N] as columns, the largest entry of each positive."""
     from scipy.linalg import eigh
 
     outputs = matrix.T @ matrix if gram is None else matrix.T @ gram @ matrix

@@ -5,8 +5,8 @@
     spatial     y = Conv(x, W)            ->  Conv(Conv(x, A), B)            A [r, C, kh, 1],  B [M, r, 1, kw]
 
 A form writes the weight as one matrix, rows for what the first factor reads. A spatial matrix holds, for each
-column of pixels, what its vertical patch contributes to each horizontal place of the second kernel; an error in
-it is at least the error in the sums (Jaderberg et al. 2014, arXiv:1405.3866).
+column of pixels, what its vertical patch contributes to each horizontal place of the second kernel; an error
+in it is at least the error in the sums (Jaderberg et al. 2014, arXiv:1405.3866).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thin:
-    """A form for one product. ``work(rank)`` below ``whole`` is a saving; both count multiplications a result."""
+    """A form for one product. ``work(rank)`` below ``whole`` is a saving, in multiplications a result."""
 
     form: Form
     op: LinearOp
@@ -55,7 +55,7 @@ class Thin:
         return self.op.bias is not None and self.form is not Form.SPATIAL
 
     def ranks(self, shares: tuple[float, ...], multiple: int) -> tuple[int, ...]:
-        """For each share of the work that may stay, the largest rank in steps of ``multiple``, without repeats."""
+        """For each share of the work that may stay, the largest rank that is a ``multiple``, no repeats."""
         most = min(self.rows, self.columns) - 1
         found = [int(min(share * self.whole / self.each, most)) // multiple * multiple for share in shares]
         return tuple(rank for rank in dict.fromkeys(found) if self.allows(rank, multiple))
@@ -106,6 +106,23 @@ def matrix_of(thin: Thin, weight: Array) -> Doubles:
         return thin.op.matrix(weight)
     wide = weight.astype(np.float64)
     return wide.transpose(1, 2, 3, 0).reshape(thin.rows, thin.columns)
+
+
+def form_of(first: Array, second: Array) -> Form:
+    """The form that two stored factors are in."""
+    if first.ndim < 4:
+        return Form.CHANNELS if first.ndim == 3 else Form.PRODUCT
+    return Form.CHANNELS if set(second.shape[2:]) == {1} else Form.SPATIAL
+
+
+def product_of(thin: Thin, first: Array, second: Array) -> Doubles:
+    """What two stored factors multiply to, [rows, columns] like ``matrix_of``."""
+    left, right = first.astype(np.float64), second.astype(np.float64)
+    left = left if left.ndim == 2 else left.reshape(len(left), -1).T
+    if thin.form is Form.SPATIAL:
+        return left @ right[:, :, 0, :].transpose(1, 2, 0).reshape(left.shape[1], -1)
+    right = right.reshape(right.shape[0], right.shape[1])
+    return left @ (right.T if thin.op.transposed else right) * thin.op.scale
 
 
 def lay_out(graph: ir.Graph, node: ir.Node, thin: Thin, rank: int) -> tuple[ir.Value, ir.Value]:
@@ -170,7 +187,10 @@ def _attributes(node: ir.Node, thin: Thin) -> tuple[dict[str, list[int] | str], 
     if node.op_type != "Conv" or window is None:
         return {}, None
     if thin.form is Form.CHANNELS:
-        kept: dict[str, list[int] | str] = {"strides": list(window.strides), "dilations": list(window.dilations)}
+        kept: dict[str, list[int] | str] = {
+            "strides": list(window.strides),
+            "dilations": list(window.dilations),
+        }
         kept |= {"auto_pad": window.auto_pad} if window.auto_pad != "NOTSET" else {"pads": list(window.pads)}
         return kept, {}
     top, left, bottom, right = window.pads

@@ -103,7 +103,7 @@ def find_branches(model: ir.Model, facts: FactCache) -> tuple[tuple[Branch, ...]
 
 
 def chains(branches: Sequence[Branch]) -> tuple[tuple[Branch, ...], ...]:
-    """Branches of one stream behind each other, with nothing but ``CARRYING`` nodes between their additions."""
+    """Branches of one stream in a row, with nothing but ``CARRYING`` nodes between their additions."""
     found: list[list[Branch]] = []
     last: dict[ir.Value, list[Branch]] = {}
     for branch in branches:
@@ -154,6 +154,8 @@ class _Look:
     def branch(self, index: int) -> Branch:
         add = self.flow.nodes[index]
         own = [self._only_for(add, place) for place in (0, 1)]
+        if not own[0] and not own[1]:
+            raise Reject("both sides of the addition run for others as well")
         work = [self.work.of(nodes).flops for nodes in own]
         place = 0 if work[1] > work[0] else 1
         nodes = own[1 - place]

@@ -5,8 +5,9 @@
                                            ->   Add(Mul(x, s), b)                   linear
     n = LayerNormalization(Add(x, f(x)))   ->   Add(Mul(x, s), b)                   linear, post-norm
 
-``s`` and ``b`` have one number a channel. Where channels come before pixels, scale and shift are one depthwise
-1 x 1 convolution, which runtimes fuse with the activation behind it. A Relu of what cannot be negative goes too.
+``s`` and ``b`` have one number a channel. Where channels come before pixels, scale and shift are one
+depthwise 1 x 1 convolution, which runtimes fuse with the activation behind it. A Relu of what cannot be
+negative goes too.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 CHUNK = 128
-"""Inputs whose mask is chosen together, before any of them is taken out."""
+CHUNKS = 8
+"""Inputs whose mask is chosen together, before any of them is taken out: at most ``CHUNK``, and so few that
+there are ``CHUNKS`` of them. What is chosen together does not know how the others will have moved."""
 _N_OF_M = re.compile(r"([1-9]\d?):([1-9]\d?)")
 _BLOCKS = re.compile(r"([1-9]\d{0,2})x([1-9]\d{0,2})-(0\.\d{1,4})")
 _ANYWHERE = re.compile(r"unstructured-(0\.\d{1,4})")
@@ -59,10 +61,9 @@ class Pattern:
             return Pattern(text, 1, 1, None, float(found[1]))
         raise UsageError(f"'{text}' is no sparsity pattern; write 2:4, 1x16-0.5, 4x4-0.5 or unstructured-0.5")
 
-    @property
-    def chunk(self) -> int:
-        """Inputs to choose together: whole groups or blocks."""
-        return max(CHUNK // self.wide, 1) * self.wide
+    def chunk(self, inputs: int) -> int:
+        """How many of the inputs to choose together: whole groups or blocks."""
+        return max(min(CHUNK, inputs // CHUNKS) // self.wide, 1) * self.wide
 
     def objection(self, inputs: int, outputs: int) -> str | None:
         """Why a weight of this size cannot have the pattern."""
@@ -71,6 +72,17 @@ class Pattern:
         if outputs % self.high:
             return "the number of outputs is not a multiple of the pattern's"
         return None
+
+    def fits(self, mask: Mask) -> bool:
+        """Whether no more stays than the pattern allows; ``mask`` [inputs, outputs]."""
+        inputs, outputs = mask.shape
+        if self.objection(inputs, outputs) is not None:
+            return False
+        if self.kept is not None:
+            return bool((mask.reshape(-1, self.wide, outputs).sum(axis=1) <= self.kept).all())
+        blocks = mask.reshape(inputs // self.wide, self.wide, outputs // self.high, self.high).any((1, 3))
+        chunks = -(-inputs // self.chunk(inputs))
+        return bool(blocks.sum() <= blocks.size - np.floor(self.share * blocks.size) + chunks)
 
     def choose(self, saliency: Doubles) -> Mask:
         """True where weights stay: the most salient of each group, or all but the least salient blocks.

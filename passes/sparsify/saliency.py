@@ -2,11 +2,11 @@
 
     least squares     minimise |x W - x W'|^2 with W' zero outside the mask
 
-``surgeon`` goes through the inputs in order: the mask of the next chunk is what optimal brain surgeon would miss
-least, ``w_i^2 / [G^-1]_ii``; each weight that is zeroed moves the weights of all later inputs so that they make
-up for it (Frantar and Alistarh 2023, SparseGPT, arXiv:2301.00774). ``by_norm`` only weighs a weight with the
-size of its input (Sun et al. 2023, Wanda, arXiv:2306.11695), and changes no other weight. ``refitted`` is the
-exact least-squares fit for a given mask, output by output.
+``surgeon`` goes through the inputs in order: the mask of the next chunk is what optimal brain surgeon would
+miss least, ``w_i^2 / [G^-1]_ii``; each weight that is zeroed moves the weights of all later inputs so that
+they make up for it (Frantar and Alistarh 2023, SparseGPT, arXiv:2301.00774). ``by_norm`` only
+weighs a weight with the size of its input (Sun et al. 2023, Wanda, arXiv:2306.11695), and changes no other
+weight. ``refitted`` is the exact least-squares fit for a given mask, output by output.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def surgeon(matrix: Doubles, gram: Doubles, pattern: Pattern, *, damping: float)
     mask = np.ones(matrix.shape, np.bool_)
     diagonal = np.diag(upper)
     inputs = len(matrix)
-    for start in range(0, inputs, pattern.chunk):
-        end = min(start + pattern.chunk, inputs)
+    chunk = pattern.chunk(inputs)
+    for start in range(0, inputs, chunk):
+        end = min(start + chunk, inputs)
         if pattern.kept is None:
             mask[start:end] = pattern.choose((weight[start:end] / diagonal[start:end, None]) ** 2)
         for i in range(start, end):
@@ -58,6 +59,11 @@ def refitted(matrix: Doubles, gram: Doubles, mask: Mask, *, damping: float) -> D
         if len(kept):
             weight[kept, output] = np.linalg.solve(damped[np.ix_(kept, kept)], wanted[kept, output])
     return weight
+
+
+def refit_operations(mask: Mask) -> float:
+    """Multiplications that ``refitted`` takes."""
+    return float((mask.sum(axis=0).astype(np.float64) ** 3 / 3).sum())
 
 
 def squared_error(before: Doubles, after: Doubles, gram: Doubles) -> float:

@@ -35,7 +35,9 @@ def uniform(weights: Weights, share: float) -> Shares:
 def global_magnitude(weights: Weights, share: float) -> Shares:
     """Shares that fall out of one threshold on the size of the weights."""
     _check(weights, share)
-    return _by_score({name: np.abs(array.astype(np.float64)).ravel() for name, array in weights.items()}, share)
+    return _by_score(
+        {name: np.abs(array.astype(np.float64)).ravel() for name, array in weights.items()}, share
+    )
 
 
 def lamp(weights: Weights, share: float) -> Shares:
@@ -45,7 +47,7 @@ def lamp(weights: Weights, share: float) -> Shares:
 
 
 def lamp_scores(array: Array) -> Doubles:
-    """[elements]: the square over the sum of all squares of the layer that are not smaller (ties in order)."""
+    """[elements]: the square over the sum of all squares of the layer not smaller (ties in order)."""
     squares = array.astype(np.float64).ravel() ** 2
     order = np.argsort(squares, kind="stable")
     not_smaller = np.cumsum(squares[order][::-1])[::-1]

@@ -2,10 +2,10 @@
 
     y = MatMul(x, w)   ->   y = MatMul(x, w')        w' [K, N]: two of every four inputs of an output are zero
 
-Masks and the update of what stays come from the second moments of the inputs (``saliency.py``). The graph keeps
-its shape: weights stay dense tensors with zeros, a product names its pattern in its metadata, and
-``packed_weights`` gives the compact form to store or send. On CPUs this saves bytes of storage and no time: no
-kernel of the runtime skips zeros, so nothing is gained there by choosing it for speed.
+Masks and the update of what stays come from the second moments of the inputs (``saliency.py``). The graph
+keeps its shape: weights stay dense tensors with zeros, a product names its pattern in its metadata, and
+``packed_weights`` gives the compact form to store or send. On CPUs this saves bytes of storage and no time:
+no kernel of the runtime skips zeros, so nothing is gained there by choosing it for speed.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from typing import ClassVar, Final, cast
 import numpy as np
 import onnx_ir as ir
 
-from adapass.budgeted import BudgetedPass, Choice, Proposal, Refusal, Samples
-from adapass.errors import UsageError
+from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
+from adapass.errors import UsageError, VerificationError
 from adapass.facts import FactCache
 from adapass.graph.text import clone
 from adapass.moments import Moments
 from adapass.moments.batches import Batches
 from adapass.moments.second import gather
+from adapass.passes.prune.kept_weights import check_weights
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
 from adapass.passes.sparsify.patterns import Pattern
-from adapass.passes.sparsify.saliency import Doubles, by_norm, surgeon
+from adapass.passes.sparsify.saliency import Doubles, by_norm, refit_operations, refitted, surgeon
 from adapass.passes.sparsify.storage import Packed, pack
 from adapass.rewrite import PassResult
 
 PATTERN: Final = "adapass.sparsity"
 """Metadata key of a product: the pattern of zeros in its weight."""
+MOST_OPERATIONS = 2e10
+"""What the exact fit of one weight may take (seconds); beyond, the updates along the way have to do."""
 _ORIGINAL = "adapass.sparsify.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
 
@@ -65,7 +68,7 @@ class Sparsify(BudgetedPass):
     """
 
     name: ClassVar[str] = "sparsify"
-    max_distortion: ClassVar[float] = 1.0
+    max_distortion: ClassVar[float] = 0.5
     source: ClassVar[str] = "Frantar and Alistarh 2023, SparseGPT, arXiv:2301.00774"
 
     settings: tuple[str, ...] = ("2:4", "4:8", "unstructured-0.5", "4x4-0.5", "1x16-0.5")
@@ -146,6 +149,25 @@ class Sparsify(BudgetedPass):
             pattern = Pattern.parse(opened.patterns[op.node])
             self._fit(opened.original, model, op, pattern, seen[op.source])
 
+    def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
+        """Compare the weights: zeros where a pattern is named, and nothing turned around or moved elsewhere.
+
+        Raises:
+            VerificationError: naming the weight.
+
+        """
+        del feeds
+        nodes = {node.outputs[0].name: node for node in after.graph}
+        fitted: set[str] = set()
+        for op in linear_ops(after):
+            text = nodes[op.node].metadata_props.get(PATTERN)
+            if text is None:
+                continue
+            fitted.update(name for name in (op.weight, op.bias) if name)
+            if not Pattern.parse(text).fits(op.matrix(stored(after, op.weight)) != 0.0):
+                raise VerificationError(f"sparsify: the weight '{op.weight}' has more than {text} allows")
+        check_weights(self.name, before, after, fitted)
+
     def _fit(
         self, original: ir.Model, model: ir.Model, op: LinearOp, pattern: Pattern, moments: Moments
     ) -> None:
@@ -153,7 +175,9 @@ class Sparsify(BudgetedPass):
         matrix = op.matrix(array)
         if self.saliency is Saliency.SURGEON:
             gram = moments.gram if op.bias is None else moments.covariance * moments.rows
-            sparse, _ = surgeon(matrix, gram, pattern, damping=self.damping)
+            sparse, mask = surgeon(matrix, gram, pattern, damping=self.damping)
+            if refit_operations(mask) <= MOST_OPERATIONS:
+                sparse = refitted(matrix, gram, mask, damping=self.damping)
         else:
             norms = np.sqrt(np.diag(moments.gram) / moments.rows)
             sparse = np.where(by_norm(matrix, norms, pattern), matrix, 0.0)

@@ -4,7 +4,7 @@
     gaps       8-bit distances between values; a distance of 255 is a stored zero to go on from
 
 ``pack`` takes the smaller of the two, or the array itself where neither is. Zero means the bit pattern of +0:
-a negative zero is a value. ``write_packed`` and ``read_packed`` put many weights in one ``.npz`` of three arrays.
+a negative zero is a value. ``write_packed`` and ``read_packed`` put many weights in one ``.npz``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def pack(array: Array, block: tuple[int, int] = (1, 1)) -> Packed:
 
     """
     if array.dtype.name not in TYPES:
-        raise DataError(f"a weight of type {array.dtype} cannot be packed; one of {', '.join(TYPES)} expected")
+        raise DataError(
+            f"a weight of type {array.dtype} cannot be packed; one of {', '.join(TYPES)} expected"
+        )
     forms = [_bitmask(array, block), _gaps(array), _dense(array)]
     return min(forms, key=lambda packed: packed.stored_bytes)
 
@@ -70,11 +72,17 @@ def unpack(packed: Packed, *, max_bytes: int = MAX_BYTES) -> Array:
         DataError: the parts do not belong together, or it is larger than ``max_bytes``.
 
     """
-    if packed.dtype not in TYPES or packed.form not in FORMS or min((*packed.shape, *packed.block), default=1) < 0:
+    if (
+        packed.dtype not in TYPES
+        or packed.form not in FORMS
+        or min((*packed.shape, *packed.block), default=1) < 0
+    ):
         raise DataError(f"a packed weight of type '{packed.dtype}' in form '{packed.form}' is not known")
     size = math.prod(packed.shape)
     if size * np.dtype(packed.dtype).itemsize > max_bytes:
-        raise DataError(f"a packed weight has shape {list(packed.shape)}; at most {max_bytes:,} bytes expected")
+        raise DataError(
+            f"a packed weight has shape {list(packed.shape)}; at most {max_bytes:,} bytes expected"
+        )
     if packed.values.dtype.name != packed.dtype:
         raise DataError(f"a packed weight has values of {packed.values.dtype}; {packed.dtype} expected")
     if packed.form == "bitmask":
@@ -198,7 +206,9 @@ def _from_bitmask(packed: Packed) -> Array:
     size = math.prod(packed.shape)
     rows, columns = _sizes(packed.shape)
     if packed.block != (1, 1) and not _blocks(rows, columns, packed.block):
-        raise DataError(f"blocks of {list(packed.block)} do not fit into a weight of shape {list(packed.shape)}")
+        raise DataError(
+            f"blocks of {list(packed.block)} do not fit into a weight of shape {list(packed.shape)}"
+        )
     each = packed.block[0] * packed.block[1]
     count = size // each
     if packed.places.size != -(-count // 8):

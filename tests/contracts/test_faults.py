@@ -111,9 +111,27 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         " c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b, pw)\n d = Relu (c)\n z = Add (d, b)",
         "float[3, 3, 3, 3] pw = {CONV3}",
     ),
+    "factorize": (  # the third output is the first
+        "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw, pb)",
+        "float[3, 3, 3, 3] pw = {THIN}, float[3] pb = {1, 2, 3}",
+    ),
+    "remove-blocks": (
+        "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)\n r = Relu (h)\n"
+        " f = Conv <kernel_shape = [1, 1]> (r, pv)\n z = Add (h, f)",
+        "float[3, 3, 3, 3] pw = {CONV3}, float[3, 3, 1, 1] pv = {"
+        "0.02, 0.01, 0, -0.01, 0.02, 0.01, 0.03, 0, 0.01}",
+    ),
+    "sparsify": (
+        "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)",
+        "float[3, 3, 3, 3] pw = {CONV3}",
+    ),
 }
 
-OPTIONS = {"quantize-8bit": "quantize-8bit{min-conv-elements=1 min-matmul-elements=1}"}
+OPTIONS = {
+    "factorize": 'factorize{min-elements=1 multiple=1 shares=[0.99] skip-sites=["tail_c", "tail_p"]}',
+    "quantize-8bit": "quantize-8bit{min-conv-elements=1 min-matmul-elements=1}",
+    "sparsify": 'sparsify{min-elements=1 settings=["unstructured-0.1"] skip-sites=["tail_c", "tail_p"]}',
+}
 
 
 def _weights(count: int, seed: int) -> str:
@@ -135,6 +153,7 @@ def _text(name: str) -> str:
     return (
         NETWORK.replace("PATTERN", pattern)
         .replace("CONSTANTS", extra)
+        .replace("THIN", f"{_weights(27, 4)}, {_weights(27, 5)}, {_weights(27, 4)}")
         .replace("CONV3", _weights(81, 3))
         .replace("CONV", _weights(108, 1))
         .replace("MATMUL", _weights(24, 2))
