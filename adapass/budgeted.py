@@ -174,6 +174,9 @@ class BudgetedPass(Pass):
     needs_labels: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True
     """Whether ``fit`` needs samples; without data such a family only shows up in ``analyze``."""
+    structural: ClassVar[bool] = False
+    """Whether choices leave less work to do (narrower layers, blocks taken out), so that what other choices
+    save there shrinks. ``apply`` alone then gives a model that is as fast as the fitted one."""
     separable: ClassVar[bool] = False
     """Whether sites are fitted independently of each other, through ``fit_sites`` and ``install_fits``."""
 

@@ -1,7 +1,8 @@
 """The search over all families at once.
 
     1. what static choices save (timed by kind, in company) and damage (each alone, on samples)
-    2. all static choices together, measured: corrects what the predictions miss by
+    2. all choices of precision together, measured: corrects what the predictions miss by; then the best plan
+       with structural choices (narrower layers, no block), corrected until nothing new comes up
     3. run-time knobs (early exits) fitted once on the clean model, their settings measured
     4. one allocation over both; the best few plans applied, fitted and measured; corrected; planned again
 
@@ -23,12 +24,12 @@ from adapass.executor import TimeUpError
 from adapass.graph.tensors import tensor_bytes
 from adapass.progress import Progress
 from adapass.search.advisor import Advice, advised_plan
-from adapass.search.evaluations import one_setting_a_site
+from adapass.search.evaluations import offered
 from adapass.search.evolve import evolve
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
 from adapass.search.judge import spread_indices
 from adapass.search.rounds import Rounds
-from adapass.search.statics import StaticOption, priced
+from adapass.search.statics import StaticOption, priced, priced_structural
 from adapass.search.trials import Candidate, Trials, describe, tunes
 
 FIT_TIME_SHARE = 0.6
@@ -77,6 +78,7 @@ class Search:
         self.trials.predictor.anchor(self._clean)
         self.statics = self._priced()
         self._everything()
+        self._structural()
         problem = JointProblem(self.statics, self._schedules(), self.rates, self._classes)
         self._first_plans(problem)
         for _ in range(self.rounds.corrections):
@@ -104,7 +106,7 @@ class Search:
         options: list[StaticOption] = []
         deadline = self.trials.deadline.share(STATICS_TIME_SHARE)
         for step in self.families:
-            choices = () if tunes(step) else one_setting_a_site(step, self._clean)
+            choices = () if tunes(step) else offered(step, self._clean)
             if not choices:
                 continue
             try:
@@ -117,6 +119,9 @@ class Search:
             usable = tuple(choice for choice in choices if np.isfinite(damages[choice.key].distortion))
             sized = self.max_bytes is not None
             self.trials.deadline.check()
+            if step.structural:
+                options += priced_structural(self._clean, step, usable, damages, self.trials.seconds)
+                continue
             few = spread_indices(len(self.trials.evaluations.fit), FEW_SAMPLES)
             options += priced(
                 self._clean,
@@ -133,7 +138,8 @@ class Search:
         """Measure the largest static saving; then ever less damage until the loss is within the budget."""
         bound = float("inf")
         for _ in range(1 + self.rounds.repairs):
-            chosen = self._solved(JointProblem(self.statics, (), self.rates, self._classes), bound)
+            options = tuple(option for option in self.statics if not option.step.structural)
+            chosen = self._solved(JointProblem(options, (), self.rates, self._classes), bound)
             if chosen is None or not chosen.statics:
                 break
             candidate = self.trials.try_plan(chosen.statics, None)
@@ -142,6 +148,20 @@ class Search:
                 self.trials.predictor.anchor(candidate.model)
                 break
             bound = min(SHRINK * bound, self.trials.allowed)
+
+    def _structural(self) -> None:
+        """The best static plan by prediction, measured; planned again with the loss it turned out to have.
+
+        Taking everything out, as ``_everything`` does with precision, would only teach that nothing is left.
+        """
+        if not any(option.step.structural for option in self.statics):
+            return
+        for _ in range(1 + self.rounds.repairs):
+            problem = JointProblem(self.statics, (), self.rates, self._classes)
+            chosen = self._solved(problem, self.trials.allowed)
+            if chosen is None or not chosen.statics or self.trials.was_tried(chosen.statics, None):
+                return
+            self._try(chosen)
 
     def _learn_rates(self, chosen: Chosen, candidate: Candidate | None) -> None:
         """Rates under which the measured plan, static choices alone, would have been predicted right."""
@@ -177,7 +197,8 @@ class Search:
                 *advised_plan(self.advice, self.statics, self.families, classes=self._classes)
             )
         for share in self.rounds.shares:
-            self._try(self._solved(problem, share * self.trials.allowed))
+            now = replace(problem, rates=self.rates)
+            self._try(self._solved(now, share * self.trials.allowed))
         self._one_after_the_other(problem)
         if self.target_seconds is not None:
             self._try(self._solved(problem, 0.0, min_saving=self._baseline - self.target_seconds))

@@ -173,6 +173,13 @@ class Evaluations:
         return self.executor.share(self.samples.compact())
 
 
+def offered(step: BudgetedPass, model: ir.Model) -> tuple[Choice, ...]:
+    """What a static family offers: of a structural one all settings of a site, else the first."""
+    if not step.structural:
+        return one_setting_a_site(step, model)
+    return tuple(c for c in step.propose(model, FactCache(model)).choices if c.batch_invariant)
+
+
 def one_setting_a_site(step: BudgetedPass, model: ir.Model) -> tuple[Choice, ...]:
     """The first setting of each site whose results do not depend on the neighbours in a batch."""
     first: dict[str, Choice] = {}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from adapass.budgeted import BudgetedPass, OperatingPoint
 from adapass.search.allocate import Allocation, Interaction, Option, Problem, maximize_saving, minimize_damage
 from adapass.search.plan import Part, Plan
-from adapass.search.statics import StaticOption
+from adapass.search.statics import StaticOption, overlap
 
 MAX_SCHEDULES = 8
 KNOBS = "run-time knobs"
@@ -87,7 +87,7 @@ class JointProblem:
             Option(
                 option.key,
                 option.slot,
-                option.saving * self.rates.saving_scale,
+                self._saving(option),
                 self._loss(option),
                 {"bytes": -float(option.saved_bytes)},
             )
@@ -106,9 +106,22 @@ class JointProblem:
     def _interactions(self) -> Iterator[Interaction]:
         for index, schedule in enumerate(self.schedules):
             for option in self.statics:
-                lost = option.saving * self.rates.saving_scale * (1.0 - schedule.reach(option.depth))
+                lost = self._saving(option) * (1.0 - schedule.reach(option.depth))
                 if lost != 0.0:
                     yield Interaction(_key(index), option.key, saving=-lost)
+
+        for one, other in self._meeting():
+            yield Interaction(one.key, other.key, saving=-overlap(one, other) * self._saving(other))
+
+    def _meeting(self) -> Iterator[tuple[StaticOption, StaticOption]]:
+        """Pairs of which the first, a structural one, takes away some of what the second saves."""
+        for index, one in enumerate(self.statics):
+            for place, other in enumerate(self.statics):
+                both = one.effect is not None and other.effect is not None
+                if one.slot == other.slot or (both and place <= index):
+                    continue
+                if overlap(one, other) > 0.0:
+                    yield one, other
 
     def _exclusions(self) -> Iterator[tuple[str, str]]:
         seen: set[frozenset[str]] = set()
@@ -118,6 +131,13 @@ class JointProblem:
                 if other.slot != option.slot and pair not in seen:
                     seen.add(pair)
                     yield option.key, other.key
+        for one, other in self._meeting():
+            pair = frozenset((one.key, other.key))
+            if (
+                max(overlap(one, other), overlap(other, one)) >= 1.0 and pair not in seen
+            ):  # nothing is left to choose it for
+                seen.add(pair)
+                yield one.key, other.key
 
     def _implications(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         for option in self.statics:
@@ -138,6 +158,9 @@ class JointProblem:
         """Whether these can be chosen together."""
         return self.problem.allows([option.key for option in statics])
 
+    def _saving(self, option: StaticOption) -> float:
+        return option.saving * self.rates.saving_scale
+
     def _loss(self, option: StaticOption) -> float:
         return option.damage.additive(classes=self.classes) * self.rates.loss_per_damage
 
@@ -153,8 +176,12 @@ class JointProblem:
 
 
 def plan_of(statics: Sequence[StaticOption], knobs: Part | None) -> Plan:
-    """Knobs first: their heads were fitted on the clean model, and what comes later leaves them alone."""
-    steps = dict.fromkeys(option.step for option in statics)
+    """Knobs first: their heads were fitted on the clean model, and what comes later leaves them alone.
+
+    Structural choices come before precision: their fits see floats, and scales are taken of what is left.
+    """
+    ordered = sorted(statics, key=lambda option: not option.step.structural)
+    steps = dict.fromkeys(option.step for option in ordered)
     parts = [Part(step, tuple(o.choice for o in statics if o.step == step)) for step in steps]
     return Plan(tuple(parts if knobs is None else [knobs, *parts]))
 

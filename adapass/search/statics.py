@@ -13,6 +13,7 @@ from adapass.budgeted import BudgetedPass, Choice, Damage, Samples
 from adapass.facts import FactCache
 from adapass.graph.tensors import tensor_bytes
 from adapass.graph.text import clone
+from adapass.search.structural import Effect, Layers, effect_of, savings
 
 MAX_KINDS: Final = 12
 CLEAN, ALL = "clean", "all"
@@ -33,6 +34,8 @@ class StaticOption:
     """Share of the model's work that is done before its site."""
     saved_bytes: int
     """Of stored weights; 0 where nobody asked."""
+    effect: Effect | None = None
+    """What it leaves of other choices' savings; ``None``: everything."""
 
     @property
     def slot(self) -> str:
@@ -103,6 +106,44 @@ def priced(
         )
         for choice in choices
     ]
+
+
+def priced_structural(
+    clean: ir.Model,
+    step: BudgetedPass,
+    choices: Sequence[Choice],
+    damages: Mapping[str, Damage],
+    seconds: Seconds,
+) -> list[StaticOption]:
+    """Every setting of every site of a structural family, priced alone: what two of them share is known.
+
+    Choices that leave all stored weights as they are come without a saving, and are left out.
+    """
+    layers = Layers.of(clean)
+    effects = {choice.key: effect_of(clean, layers, step, choice) for choice in choices}
+    offered = [choice for choice in choices if effects[choice.key].flops > 0.0]
+    saved = savings(clean, step, offered, effects, seconds)
+    return [
+        StaticOption(
+            step,
+            choice,
+            saved[choice.key],
+            damages[choice.key],
+            effects[choice.key].depth,
+            effects[choice.key].freed_bytes,
+            effects[choice.key],
+        )
+        for choice in offered
+    ]
+
+
+def overlap(one: StaticOption, other: StaticOption) -> float:
+    """Share of ``other``'s saving that is gone where ``one`` is chosen too."""
+    if one.effect is None:
+        return 0.0
+    return (
+        one.effect.of_site(other.choice.site) if other.effect is None else one.effect.of_effect(other.effect)
+    )
 
 
 def _kinds(choices: Sequence[Choice], places: Mapping[str, _Place]) -> dict[str, list[Choice]]:
