@@ -31,17 +31,29 @@ class Result:
     depth: float | None
     """Mean exit taken over the number of exits, on the trace."""
     seconds: float = float("nan")
+    drift: float = 1.0
+    """Of the clean model: its time beside this configuration over its time when the pieces were measured."""
 
-    def measured(self, seconds: float) -> Result:
-        return replace(self, seconds=seconds)
+    def measured(self, seconds: float, drift: float) -> Result:
+        return replace(self, seconds=seconds, drift=drift)
+
+    @property
+    def steady(self) -> float:
+        """Seconds, had the machine run as when the pieces were measured, on as long inputs."""
+        return self.seconds / self.drift
 
     @property
     def error(self) -> float:
         """Relative, positive where the prediction is too high."""
+        return self.predicted / self.steady - 1
+
+    @property
+    def raw_error(self) -> float:
+        """The same with the drift of the machine counted as an error of the prediction."""
         return self.predicted / self.seconds - 1
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "error": self.error}
+        return {**asdict(self), "error": self.error, "raw_error": self.raw_error}
 
 
 def scores(results: Sequence[Result]) -> dict[str, object]:
@@ -62,11 +74,14 @@ def scores(results: Sequence[Result]) -> dict[str, object]:
 def _figures(results: Sequence[Result]) -> dict[str, float]:
     errors = np.abs([r.error for r in results])
     macs = np.abs(_mac_errors(results))
-    inside = [r.low <= r.seconds <= r.high for r in results]
+    raw = np.abs([r.raw_error for r in results])
+    inside = [r.low <= r.steady <= r.high for r in results]
     return {
         "count": len(results),
         "median_error": float(np.median(errors)),
         "p90_error": float(np.percentile(errors, 90)),
+        "raw_median_error": float(np.median(raw)),
+        "raw_p90_error": float(np.percentile(raw, 90)),
         "bias": float(np.median([r.error for r in results])),
         "rank_correlation": _rank_correlation(results, lambda r: r.predicted),
         "coverage": float(np.mean(inside)),
@@ -83,7 +98,7 @@ def _mac_errors(results: Sequence[Result]) -> Floats:
     errors = np.zeros(len(results))
     for cell in dict.fromkeys((r.model, r.batch) for r in results):
         places = [i for i, r in enumerate(results) if (r.model, r.batch) == cell]
-        ratios = np.array([results[i].flops / results[i].seconds for i in places])
+        ratios = np.array([results[i].flops / results[i].steady for i in places])
         candidates = ratios / ratios[:, None] - 1
         errors[places] = candidates[int(np.argmin(np.median(np.abs(candidates), axis=1)))]
     return errors
@@ -95,7 +110,7 @@ def _rank_correlation(results: Sequence[Result], value: Callable[[Result], float
     for cell in dict.fromkeys((r.model, r.batch) for r in results):
         own = [r for r in results if (r.model, r.batch) == cell]
         if len(own) > 2:
-            said, true = _ranks([value(r) for r in own]), _ranks([r.seconds for r in own])
+            said, true = _ranks([value(r) for r in own]), _ranks([r.steady for r in own])
             found.append(float(np.corrcoef(said, true)[0, 1]))
     return float(np.mean(found)) if found else float("nan")
 
@@ -108,7 +123,7 @@ def report(found: Mapping[str, object]) -> str:
     """The text to read."""
     rows = [("all", found["all"]), *cast("dict[str, object]", found["groups"]).items()]
     head = (
-        f"{'':18}{'n':>4}{'median':>8}{'p90':>8}{'bias':>8}{'rank':>7}{'covered':>9}"
+        f"{'':18}{'n':>4}{'median':>8}{'p90':>8}{'raw':>8}{'p90':>8}{'bias':>8}{'rank':>7}{'covered':>9}"
         f"{'+-':>7}{'MACs median':>13}{'p90':>8}{'rank':>7}"
     )
     lines = [head, *(_line(name, cast("dict[str, float]", figures)) for name, figures in rows), ""]
@@ -118,7 +133,8 @@ def report(found: Mapping[str, object]) -> str:
 
 def _line(name: str, f: Mapping[str, float]) -> str:
     return (
-        f"{name:18}{f['count']:4.0f}{f['median_error']:8.1%}{f['p90_error']:8.1%}{f['bias']:+8.1%}"
+        f"{name:18}{f['count']:4.0f}{f['median_error']:8.1%}{f['p90_error']:8.1%}"
+        f"{f['raw_median_error']:8.1%}{f['raw_p90_error']:8.1%}{f['bias']:+8.1%}"
         f"{f['rank_correlation']:7.3f}{f['coverage']:9.0%}{f['median_half_width']:7.1%}"
         f"{f['macs_median_error']:13.1%}{f['macs_p90_error']:8.1%}{f['macs_rank_correlation']:7.3f}"
     )
@@ -129,6 +145,7 @@ def _configuration(each: Mapping[str, object]) -> str:
     return (
         f"{each['model']:18} batch {each['batch']:<3} {each['setup']:40}"
         f" predicted {1e3 * number['predicted']:8.3f} ms"
-        f" measured {1e3 * number['seconds']:8.3f} ms {number['error']:+7.1%}"
+        f" measured {1e3 * number['seconds']:8.3f} ms, clean model at {number['drift']:.2f}x"
+        f" {number['error']:+7.1%}"
         f"  {number['measured_share']:4.0%} in measured pieces"
     )
