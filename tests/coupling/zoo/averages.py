@@ -23,21 +23,30 @@ def recount(blanked: ir.Model, cut: ir.Model) -> int:
     """Correct ``blanked``; the number of means that were."""
     after = {value.name: value for node in nodes_everywhere(cut) for value in node.outputs}
     after |= {value.name: value for value in cut.graph.inputs}
-    corrected = 0
-    for node in nodes_everywhere(blanked):
-        rule = RULES.get(node.op_type)
-        source = node.inputs[0] if node.inputs else None
-        now = after.get(source.name) if source is not None else None
-        if rule is None or source is None or now is None or source.shape is None or now.shape is None:
-            continue
-        axes = [axis % source.shape.rank() for axis in _axes(node, source.shape.rank())]
-        n, k = (
-            prod(d for a in axes if isinstance(d := shape[a], int)) for shape in (source.shape, now.shape)
-        )
-        if n != k:
-            rule(blanked.graph, node, axes, (n, k))
-            corrected += 1
-    return corrected
+    # Found first and corrected then: a correction renames what others read.
+    found = [job for node in nodes_everywhere(blanked) if (job := _counts(node, after)) is not None]
+    for node, axes, counts in found:
+        RULES[node.op_type](blanked.graph, node, axes, counts)
+    return len(found)
+
+
+def _counts(
+    node: ir.Node, after: Mapping[str | None, ir.Value]
+) -> tuple[ir.Node, Sequence[int], tuple[int, int]] | None:
+    """A mean whose count changes: over which axes, and how many entries before and after."""
+    source = node.inputs[0] if node.inputs and node.op_type in RULES else None
+    now = after.get(source.name) if source is not None else None
+    if source is None or now is None or source.shape is None or now.shape is None:
+        return None
+    axes = [axis % source.shape.rank() for axis in _axes(node, source.shape.rank())]
+    before, left = (
+        [size for axis in axes if isinstance(size := shape[axis], int)] for shape in (source.shape, now.shape)
+    )
+    if before == left:
+        return None
+    if len(before) != len(left):
+        raise ValueError(f"'{source.name}' was {source.shape} and is {now.shape}")
+    return node, axes, (prod(before), prod(left))
 
 
 def _axes(node: ir.Node, rank: int) -> Sequence[int]:

@@ -40,32 +40,39 @@ def blanked(model: ir.Model, groups: Sequence[Group], kept: Mapping[str, Sequenc
     values = _stored_values(copy)
     for group in groups:
         removed = sorted(set(range(group.units)) - set(kept[group.key]))
+        carried = frozenset(place.value for place in group.places if place.role == "carries")
         for place in group.places:
-            value = values.get((place.value, place.node)) or values.get((place.value, ""))
-            if value is not None and (place.role in {"writes", "reads"} or _may_vanish(value)):
-                _blank(value, place, removed)
+            for value in values.get(place.value, ()):
+                if _belongs(value, place, carried, alone=len(values[place.value]) == 1):
+                    _blank(value, place, removed)
     return copy
 
 
-def _stored_values(model: ir.Model) -> dict[tuple[str, str], ir.Value]:
-    """Stored tensors by name; vectors that several nodes share become one for each node."""
-    found: dict[tuple[str, str], ir.Value] = {}
+def _belongs(value: ir.Value, place: Place, carried: frozenset[str], *, alone: bool) -> bool:
+    """Whether zeros may stand there, and whether this copy of a shared vector is the group's."""
+    readers = [node for node, _ in value.uses()]
+    if not alone and not any(output.name in carried for node in readers for output in node.outputs):
+        return False
+    return place.role in {"writes", "reads"} or _may_vanish(value)
+
+
+def _stored_values(model: ir.Model) -> dict[str, list[ir.Value]]:
+    """Stored tensors by name; vectors that several nodes share become one for each reader."""
+    found: dict[str, list[ir.Value]] = {}
     for graph in [model.graph, *model.graph.subgraphs()]:
-        found |= {(name, ""): value for name, value in graph.initializers.items()}
+        found |= {name: [value] for name, value in graph.initializers.items()}
     for node in nodes_everywhere(model):
         if node.op_type == "Constant":
-            found[node.outputs[0].name or "", ""] = node.outputs[0]
-    found = {key: value for key, value in found.items() if value.dtype in FLOATS}
-    for (name, _), value in list(found.items()):
+            found[node.outputs[0].name or ""] = [node.outputs[0]]
+    for name, (value,) in found.items():
         array = constant_array(value)
-        readers = value.uses()
+        readers = list(value.uses())
         if array is None or len(readers) < SEVERAL or sum(size > 1 for size in array.shape) != 1:
             continue
-        for node, index in list(readers):
-            own = new_initializer(model.graph, f"{name}_of_one", array)
+        found[name] = [new_initializer(model.graph, f"{name}_of_one", array) for _ in readers]
+        for own, (node, index) in zip(found[name], readers, strict=True):
             node.replace_input_with(index, own)
-            found[name, node.name or node.outputs[0].name or ""] = own
-    return found
+    return {name: values for name, values in found.items() if values[0].dtype in FLOATS}
 
 
 def _may_vanish(value: ir.Value) -> bool:
