@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array, BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
 from adapass.errors import UsageError, VerificationError
+from adapass.executor.threads import one_thread
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
 from adapass.graph.text import clone
@@ -67,6 +68,7 @@ class Factorize(BudgetedPass):
 
     name: ClassVar[str] = "factorize"
     max_distortion: ClassVar[float] = 0.5
+    structural: ClassVar[bool] = True
     source: ClassVar[str] = "Wang et al. 2024, SVD-LLM, arXiv:2403.07378"
 
     shares: tuple[float, ...] = (0.5, 0.75, 0.33, 0.25)
@@ -132,8 +134,9 @@ class Factorize(BudgetedPass):
         batches = Batches.of(opened.original, data, count=self.calibration_samples)
         seen = gather(opened.original, list(dict.fromkeys(thin.source for thin in thins.values())), batches)
         nodes = {node.outputs[0].name: node for node in model.graph}
-        for site, _, rank in opened.chosen:
-            _fit(opened.original, model, nodes[site], thins[site], rank, seen)
+        with one_thread():
+            for site, _, rank in opened.chosen:
+                _fit(opened.original, model, nodes[site], thins[site], rank, seen)
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """Compare the weights: factors multiply to what points where the weight did, the rest stays.
@@ -208,9 +211,9 @@ class Factorize(BudgetedPass):
             wanted[choice.site] = choice
         found: list[tuple[ir.Node, Thin, int]] = []
         for node, forms in find_forms(model):
-            choice = wanted.pop(node.outputs[0].name or "", None)
-            if choice is not None:
-                found.append((node, *self._understood(choice, node, forms)))
+            site = node.outputs[0].name or ""
+            if site in wanted:
+                found.append((node, *self._understood(wanted.pop(site), node, forms)))
         for choice in wanted.values():
             raise UsageError(f"this model has no choice {choice.key}; propose() lists sites and settings")
         return found

@@ -1,8 +1,9 @@
-"""Remove whole residual branches, or put one scale and shift a channel in their place.
+"""Remove whole residual branches, or put a linear map of the stream in their place.
 
     y = Add(x, f(x))                       ->   x                       remove
                                            ->   Add(x, b)               bias
                                            ->   Add(Mul(x, s), b)       linear
+                                           ->   Add(MatMul(x, m), b)    mix
 
 ``f`` is an attention, a feed-forward part, a convolutional block, or (at the end of a layer) all of a layer.
 Its work, its weights and its memory traffic are gone: no other change of shape or precision is this direct,
@@ -34,11 +35,15 @@ from adapass.passes.prune.kept_weights import check_weights
 from adapass.passes.prune.linear_ops import linear_ops
 from adapass.passes.prune.remove_blocks_branches import Branch, Part, chains, find_branches
 from adapass.passes.prune.remove_blocks_fit import Fitting, Refit, Removal, reconstruct
-from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, Setting, take_out
+from adapass.passes.prune.remove_blocks_fold import fold
+from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, Setting, affine_at, take_out
 from adapass.rewrite import PassResult
 
-PRODUCT_FAMILIES = ("factorize", "prune-channels", "quantize-8bit", "sparsify")
+PRODUCT_FAMILIES = ("factorize", "quantize-8bit", "sparsify")
 """Families whose sites are results of products: one inside a removed branch cannot be chosen with it."""
+WIDTH_FAMILY = "prune-structures"
+"""Its sites are output axes of weights, or (numbered) parts of such an axis."""
+AXIS_PARTS = ("", ".0", ".1", ".2")
 _ORIGINAL = "adapass.remove-blocks.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
 
@@ -62,9 +67,10 @@ class RemoveBlocks(BudgetedPass):
 
     name: ClassVar[str] = "remove-blocks"
     max_distortion: ClassVar[float] = 0.5
+    structural: ClassVar[bool] = True
     source: ClassVar[str] = "Men et al. 2024, arXiv:2403.03853"
 
-    settings: tuple[Setting, ...] = (Setting.REMOVE, Setting.LINEAR, Setting.BIAS)
+    settings: tuple[Setting, ...] = (Setting.REMOVE, Setting.MIX, Setting.LINEAR, Setting.BIAS)
     """What may take the place of a branch, the preferred one first."""
     layers: bool = True
     """Whether attention and feed-forward part of a layer are also one site."""
@@ -115,7 +121,7 @@ class RemoveBlocks(BudgetedPass):
         return Proposal(tuple(choices), refusals)
 
     def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
-        """Rewrite the chosen sites; scales and shifts are neutral until ``fit``.
+        """Rewrite the chosen sites; what takes their places is neutral until ``fit``.
 
         Raises:
             UsageError: a choice names an unknown site or setting, or choices overlap.
@@ -139,10 +145,10 @@ class RemoveBlocks(BudgetedPass):
         return PassResult(len(sites), MappingProxyType(dict(reasons)), sites)
 
     def fit(self, model: ir.Model, data: Samples | None) -> None:
-        """Fit scales and shifts, and the layers that stay; without data leave what was only removed as it is.
+        """Fit what took the places of branches, and the layers that stay; without data only leave removals.
 
         Raises:
-            DataError: scales and shifts are open and there is no data.
+            DataError: something took the place of a branch and there is no data to fit it on.
             UsageError: the model was stored and read back between ``apply`` and ``fit``.
 
         """
@@ -150,7 +156,7 @@ class RemoveBlocks(BudgetedPass):
         is_open = [node for node in model.graph if MARK in node.metadata_props]
         if data is None and is_open:
             raise DataError(
-                f"{self.name}: {len(is_open)} scales and shifts must be fitted and no data was given; "
+                f"{self.name}: {len(is_open)} linear maps must be fitted and no data was given; "
                 'give data, or remove branches only: remove-blocks{settings=["remove"]}'
             )
         if data is None:
@@ -164,7 +170,10 @@ class RemoveBlocks(BudgetedPass):
         batches = Batches.of(removal.original, data, count=self.calibration_samples)
         reconstruct(removal, model, batches, Fitting(self.refit, self.damping))
         for node in is_open:
+            if node.metadata_props[KIND] != Setting.MIX:
+                fold(model, node, affine_at(node))
             del node.metadata_props[MARK], node.metadata_props[KIND]
+        remove_dead_nodes(model)
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """Compare the weights: only those of branches may have been refitted, and none turned around.
@@ -175,12 +184,16 @@ class RemoveBlocks(BudgetedPass):
         """
         del feeds
         ops = {op.node: op for op in linear_ops(before)}
-        products = [
-            ops.get(name_of(node.outputs[0]))
-            for branch in find_branches(before, FactCache(before))[0]
-            for node in branch.products
-        ]
-        fitted = {name for op in products if op is not None for name in (op.weight, op.bias) if name}
+        fitted: set[str] = set()
+        for branch in find_branches(before, FactCache(before))[0]:
+            for node in branch.products:
+                op = ops.get(name_of(node.outputs[0]))
+                fitted.update(name for name in ((op.weight, op.bias) if op is not None else ()) if name)
+            maker = branch.stream.producer()
+            if (
+                maker is not None and maker.op_type == "LayerNormalization"
+            ):  # scale and shift are folded there
+                fitted.update(name_of(value) for value in maker.inputs[1:])
         check_weights(self.name, before, after, fitted)
 
     def _sites(self, branches: Sequence[Branch]) -> Iterator[Site]:
@@ -198,9 +211,7 @@ class RemoveBlocks(BudgetedPass):
 
     def _offered(self, branch: Branch) -> tuple[Setting, ...]:
         """Where channels come before pixels, a shift costs as much as scale and shift."""
-        rank = len(branch.stream.shape) if branch.stream.shape is not None else 0
-        depthwise = branch.axis == 1 and rank > 2
-        return tuple(s for s in self.settings if not (depthwise and s is Setting.BIAS))
+        return tuple(s for s in self.settings if not (branch.is_image and s is Setting.BIAS))
 
 
 def _layers(branches: Sequence[Branch]) -> Iterator[tuple[Branch, Branch]]:
@@ -218,12 +229,24 @@ def _end(branch: Branch) -> str:
 def _excluded(site: Site, sites: Sequence[Site]) -> frozenset[tuple[str, str]]:
     """Sites of other families inside the branches, and own ones that share or contain nodes of them."""
     own = {node for branch in site.branches for node in branch.nodes}
-    products = [name_of(node.outputs[0]) for branch in site.branches for node in branch.products]
-    found = {(family, name) for family in PRODUCT_FAMILIES for name in products}
+    found: set[tuple[str, str]] = set()
+    for branch in site.branches:
+        found |= {(family, name_of(p.outputs[0])) for family in PRODUCT_FAMILIES for p in branch.products}
+        # The last product writes the stream, which stays.
+        axes = [axis for product in branch.products[:-1] for axis in _output_axes(product)]
+        found |= {(WIDTH_FAMILY, f"{axis}{part}") for axis in axes for part in AXIS_PARTS}
     for other in sites:
         if other is not site and any(node in own for branch in other.branches for node in branch.nodes):
             found.add((RemoveBlocks.name, other.name))
     return frozenset(found)
+
+
+def _output_axes(product: ir.Node) -> Iterator[str]:
+    """The output axis of the weight that only this product reads."""
+    for value in product.inputs[1:2]:
+        if value is not None and len(value.uses()) == 1:
+            flipped = product.op_type == "Conv" or product.attributes.get_int("transB", 0)
+            yield f"{name_of(value)}:{0 if flipped else 1}"
 
 
 def _matched(choices: Sequence[Choice], sites: Mapping[str, Site]) -> dict[str, Setting]:

@@ -54,6 +54,9 @@ class Branch:
     axis: int
     """The channel axis of the stream."""
     channels: int
+    rank: int
+    """Number of axes of the stream."""
+    dtype: ir.DataType
     nodes: tuple[ir.Node, ...]
     """Everything that runs for this branch alone, in execution order."""
     products: tuple[ir.Node, ...]
@@ -75,6 +78,11 @@ class Branch:
     @property
     def sum(self) -> ir.Value:
         return self.add.outputs[0]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether channels come before pixels."""
+        return self.axis == 1 and self.rank > 2
 
     @property
     def norm(self) -> ir.Node | None:
@@ -180,6 +188,8 @@ class _Look:
             place=place,
             axis=axis,
             channels=int(dims[axis].constant),
+            rank=len(dims),
+            dtype=self.shapes.dtypes[stream],
             nodes=tuple(self.flow.nodes[node] for node in nodes),
             products=tuple(self.flow.nodes[node] for node in products),
         )

@@ -2,7 +2,7 @@
 
 The original and the rewritten model walk side by side over the same samples. In execution order,
 
-1. scale and shift in the place of a branch are regressed on the original's sum (or normalised sum),
+1. the map in the place of a branch is regressed on the original's sum (or normalised sum),
 2. the first products of a branch that stays, behind a removed one, are refitted so that on the stream as it
    now is they compute what they did,
 3. its last product is refitted so that stream plus branch are the original's sum, and where the next
@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from adapass.analyses.dataflow import name_of
 from adapass.budgeted import Array
+from adapass.executor.threads import one_thread
 from adapass.facts import FactCache
 from adapass.graph.text import clone
 from adapass.moments.batches import Batches
@@ -32,7 +33,7 @@ from adapass.moments.walk import Walk
 from adapass.passes.prune.least_squares import fitted
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
 from adapass.passes.prune.remove_blocks_branches import Branch, chains, find_branches
-from adapass.passes.prune.remove_blocks_rewrite import MARK, Affine, affine_at
+from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, Affine, Setting, affine_at
 
 
 class Refit(StrEnum):
@@ -83,7 +84,7 @@ def reconstruct(removal: Removal, model: ir.Model, batches: Batches, how: Fittin
     """Fit scales, shifts and weights of ``model`` in place."""
     original = clone(removal.original)
     steps = tuple(_Plan.of(original, model, removal, how).steps())
-    with Walk(original, batches) as before, Walk(model, batches) as after:
+    with one_thread(), Walk(original, batches) as before, Walk(model, batches) as after:
         for step in steps:
             moments = _moments(step, before, after, batches)
             if isinstance(step.what, Affine):
@@ -143,6 +144,8 @@ class _Plan:
     ours: Mapping[str, Branch]
     ops: Mapping[str, LinearOp]
     """Of the rewritten model, by the result of the node."""
+    nodes: Mapping[str, ir.Node]
+    """Of the rewritten model, by result."""
     outputs: Mapping[str, str]
     """Of the original: result of a product to the same with the bias added."""
     affine: Mapping[str, ir.Node]
@@ -156,6 +159,7 @@ class _Plan:
             find_branches(original, FactCache(original))[0],
             {branch.site: branch for branch in find_branches(model, FactCache(model))[0]},
             {op.node: op for op in linear_ops(model) if not op.shared},
+            {name_of(node.outputs[0]): node for node in model.graph},
             {op.node: op.output.value for op in linear_ops(original)},
             {node.metadata_props[MARK]: node for node in model.graph if MARK in node.metadata_props},
             removal,
@@ -185,9 +189,13 @@ class _Plan:
             node = self.affine.get(name_of(end))
             if node is None:
                 continue
+            y = Source(name_of(end), branch.axis)
+            if node.metadata_props[KIND] == Setting.MIX:
+                op = next(op for op in self.ops.values() if op.output.value == name_of(node.outputs[0]))
+                yield _Step(branch.add, self.nodes[op.node], op.source, y, None, op)
+                continue
             affine = affine_at(node)
-            x, y = Source(affine.stream, branch.axis), Source(name_of(end), branch.axis)
-            yield _Step(branch.add, affine.first, x, y, None, affine)
+            yield _Step(branch.add, affine.first, Source(affine.stream, branch.axis), y, None, affine)
 
     def _first_steps(self, theirs: Branch, ours: Branch) -> Iterator[_Step]:
         match = {name_of(node.outputs[0]): node for node in theirs.products}

@@ -3,11 +3,12 @@
     y = Add(x, f(x))                       ->   x                                   remove
                                            ->   Add(x, b)                           bias
                                            ->   Add(Mul(x, s), b)                   linear
+                                           ->   Add(MatMul(x, m), b)                mix
     n = LayerNormalization(Add(x, f(x)))   ->   Add(Mul(x, s), b)                   linear, post-norm
 
-``s`` and ``b`` have one number a channel. Where channels come before pixels, scale and shift are one
-depthwise 1 x 1 convolution, which runtimes fuse with the activation behind it. A Relu of what cannot be
-negative goes too.
+``s`` and ``b`` have one number a channel, ``m`` [C, C] mixes channels. Where channels come before
+pixels, scale and shift are one depthwise 1 x 1 convolution and the mix is a full one: runtimes fuse them with
+the activation behind. A Relu of what cannot be negative goes too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Setting(StrEnum):
     REMOVE = "remove"
     BIAS = "bias"
     LINEAR = "linear"
+    MIX = "mix"
 
 
 MARK = "adapass.remove-blocks"
@@ -52,7 +54,7 @@ def take_out(graph: ir.Graph, branch: Branch, setting: Setting) -> None:
         _stand_in(end, stream)
         remove_if_dead(add)
         return
-    nodes = _affine(graph, branch, name, scaled=setting is Setting.LINEAR)
+    nodes = _mixing(graph, branch, name) if setting is Setting.MIX else _affine(graph, branch, name, setting)
     insert_before(add, nodes)
     old = end.producer()
     assert old is not None  # a sum or a normalisation of the graph
@@ -104,26 +106,36 @@ def _fills_with_zeros(node: ir.Node) -> bool:
     if fill is None:
         return True
     array = constant_array(fill)
-    return array is not None and bool((array >= 0).all())
+    return array is not None and bool((array.astype(np.float64) >= 0.0).all())
 
 
-def _affine(graph: ir.Graph, branch: Branch, name: str, *, scaled: bool) -> list[ir.Node]:
+def _affine(graph: ir.Graph, branch: Branch, name: str, setting: Setting) -> list[ir.Node]:
     stream, channels = branch.stream, branch.channels
-    rank = len(stream.shape) if stream.shape is not None else 0
-    dtype = stream.dtype.numpy() if stream.dtype is not None else np.dtype(np.float32)
+    rank, dtype = branch.rank, branch.dtype.numpy()
     ones, zeros = np.ones(channels, dtype), np.zeros(channels, dtype)
-    if branch.axis == 1 and rank > 2:
+    if branch.is_image:
         weight = new_initializer(graph, f"{name}_scale", ones.reshape(channels, *[1] * (rank - 1)))
         bias = new_initializer(graph, f"{name}_shift", zeros)
         return [ir.node("Conv", [stream, weight, bias], {"group": channels})]
     shape = [1] * (rank - 1 - branch.axis)
     nodes: list[ir.Node] = []
-    if scaled:
+    if setting is Setting.LINEAR:
         scale = new_initializer(graph, f"{name}_scale", ones.reshape(channels, *shape))
         nodes.append(ir.node("Mul", [stream, scale]))
     shift = new_initializer(graph, f"{name}_shift", zeros.reshape(channels, *shape))
     nodes.append(ir.node("Add", [nodes[-1].outputs[0] if nodes else stream, shift]))
     return nodes
+
+
+def _mixing(graph: ir.Graph, branch: Branch, name: str) -> list[ir.Node]:
+    stream, channels = branch.stream, branch.channels
+    unit = np.eye(channels, dtype=branch.dtype.numpy())
+    shift = new_initializer(graph, f"{name}_shift", np.zeros(channels, unit.dtype))
+    if branch.is_image:
+        kernel = unit.reshape(channels, channels, *[1] * (branch.rank - 2))
+        return [ir.node("Conv", [stream, new_initializer(graph, f"{name}_mix", kernel), shift])]
+    product = ir.node("MatMul", [stream, new_initializer(graph, f"{name}_mix", unit)])
+    return [product, ir.node("Add", [product.outputs[0], shift])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,4 +66,5 @@ def _behind(branch: Branch) -> ir.Value:
 
 def _cosines(a: Doubles, b: Doubles) -> Doubles:
     sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.divide((a * b).sum(axis=1), sizes, out=np.ones(len(a)), where=sizes > 0.0)
+    known = sizes > 0.0
+    return np.where(known, (a * b).sum(axis=1) / np.where(known, sizes, 1.0), 1.0)

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
 from adapass.errors import UsageError, VerificationError
+from adapass.executor.threads import one_thread
 from adapass.facts import FactCache
 from adapass.graph.text import clone
 from adapass.moments import Moments
@@ -145,9 +146,10 @@ class Sparsify(BudgetedPass):
         ops = [op for op in linear_ops(opened.original) if op.node in opened.patterns]
         batches = Batches.of(opened.original, data, count=self.calibration_samples)
         seen = gather(opened.original, list(dict.fromkeys(op.source for op in ops)), batches)
-        for op in ops:
-            pattern = Pattern.parse(opened.patterns[op.node])
-            self._fit(opened.original, model, op, pattern, seen[op.source])
+        with one_thread():
+            for op in ops:
+                pattern = Pattern.parse(opened.patterns[op.node])
+                self._fit(opened.original, model, op, pattern, seen[op.source])
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """Compare the weights: zeros where a pattern is named, and nothing turned around or moved elsewhere.

@@ -164,7 +164,7 @@ def test_proposes_every_branch_and_whole_layers() -> None:
     found: dict[str, list[str]] = {}
     for choice in choices:
         found.setdefault(choice.site, []).append(choice.setting)
-    every = ["remove", "linear", "bias"]
+    every = ["remove", "mix", "linear", "bias"]
     assert found == {
         "att1_o_p": every, "ffn1_2_p": every, "ffn1": ["remove"],
         "att2_o_p": every, "ffn2_2_p": every, "ffn2": ["remove"],
@@ -174,6 +174,8 @@ def test_proposes_every_branch_and_whole_layers() -> None:
     assert {("remove-blocks", "att1_o_p"), ("remove-blocks", "ffn1_2_p")} <= layer.excludes
     assert ("quantize-8bit", "ffn1_1_p") in layer.excludes
     assert ("quantize-8bit", "ffn2_1_p") not in layer.excludes
+    assert ("prune-structures", "ffn1_1_w:1") in layer.excludes
+    assert ("prune-structures", "ffn1_2_w:1") not in layer.excludes
 
 
 def test_convolutions_have_no_shift_alone() -> None:
@@ -182,7 +184,7 @@ def test_convolutions_have_no_shift_alone() -> None:
     choices = RemoveBlocks().propose(model, FactCache(model)).choices
 
     assert [(c.site, c.setting) for c in choices] == [
-        (f"f{i}", setting) for i in range(1, 5) for setting in ("remove", "linear")
+        (f"f{i}", setting) for i in range(1, 5) for setting in ("remove", "mix", "linear")
     ]
 
 
@@ -254,7 +256,7 @@ def test_removing_all_leaves_the_embedding(post_norm: bool) -> None:
     assert operators(copy).count("MatMul") == 2
 
 
-@pytest.mark.parametrize("setting", ["bias", "linear"])
+@pytest.mark.parametrize("setting", ["bias", "linear", "mix"])
 @pytest.mark.parametrize("post_norm", [False, True])
 def test_scale_and_shift_are_closer_than_nothing(setting: str, post_norm: bool) -> None:
     model, step = transformer(post_norm=post_norm), RemoveBlocks(refit=Refit.NONE)
@@ -274,6 +276,27 @@ def test_scale_and_shift_of_an_image_are_one_depthwise_convolution() -> None:
     assert len(depthwise) == 1
     removed = error(model, chosen(model, {"f2": "remove"}, step, IMAGES), IMAGES)
     assert error(model, result, IMAGES) < 0.7 * removed
+
+
+@pytest.mark.parametrize(
+    ("post_norm", "setting", "operator"),
+    [
+        pytest.param(True, "linear", "LayerNormalization", id="scale-and-shift-into-the-norm-before"),
+        pytest.param(True, "bias", "LayerNormalization", id="shift-into-the-norm-before"),
+        pytest.param(False, "bias", "Add", id="shift-into-the-bias-before"),
+    ],
+)
+def test_scale_and_shift_are_folded_where_nobody_else_reads(
+    post_norm: bool, setting: str, operator: str
+) -> None:
+    model = transformer(post_norm=post_norm)
+    removed = chosen(model, {"ffn1_2_p": "remove"}, RemoveBlocks(refit=Refit.NONE), TOKENS)
+    fitted = chosen(model, {"ffn1_2_p": setting}, RemoveBlocks(refit=Refit.NONE), TOKENS)
+
+    count = len(operators(removed)) - (setting == "linear")  # with the scale goes a normalisation
+    assert len(operators(fitted)) == count
+    assert operator in operators(fitted)
+    assert error(model, fitted, TOKENS) < error(model, removed, TOKENS)
 
 
 def test_scale_and_shift_are_the_least_squares_line() -> None:
@@ -392,7 +415,7 @@ def test_without_data_only_removal_is_possible() -> None:
     copy = clone(model)
     RemoveBlocks().apply(copy, FactCache(copy), [Choice("remove-blocks", "f2", "linear")])
 
-    with pytest.raises(DataError, match="1 scales and shifts"):
+    with pytest.raises(DataError, match="1 linear maps"):
         RemoveBlocks().fit(copy, None)
 
 

@@ -130,6 +130,6 @@ def test_refuses_damaged_archives(tmp_path: Path) -> None:
     ]
 
     for parts in damaged:
-        np.savez(file, **parts)  # type: ignore[arg-type]
+        np.savez(file, **parts)
         with pytest.raises(DataError):
             read_packed(file)
