@@ -88,7 +88,7 @@ def _run(course: Course, pruned: ir.Model, saved: Checkpoint | None) -> Healed:
     state = None if saved is None else saved.load()
     model, before = pruned.clone(), held_out_loss(course, pruned)
     best, blocks = before, dict[str, Learned]()
-    if settings.block_epochs and state is None:
+    if settings.block_epochs and state is None and _same_inputs(course.original, model):
         watch.phase("healing block by block", 1, _PHASES)
         blocks.update(train_blocks(course, model))
         best = held_out_loss(course, model)
@@ -123,6 +123,11 @@ def _keeper(saved: Checkpoint, model: ir.Model, state: State | None) -> Callable
 def _fitting(model: ir.Model, settings: Settings) -> Settings:
     most = max_batch(input_specs(model))
     return settings if most is None else replace(settings, batch_size=min(settings.batch_size, most))
+
+
+def _same_inputs(original: ir.Model, pruned: ir.Model) -> bool:
+    """Blocks that read more than the original has (run-time knobs) cannot be cut out alike."""
+    return {v.name for v in original.graph.inputs} == {v.name for v in pruned.graph.inputs}
 
 
 def _check_outputs(original: ir.Model, pruned: ir.Model) -> None:

@@ -47,7 +47,7 @@ def heal(
     progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> ir.Model:
-    """A trained copy of ``rewritten`` if it is closer to ``original`` on held-out samples, else ``rewritten``.
+    """A trained copy of ``rewritten`` if that is closer to ``original`` on held-out samples, else itself.
 
     About ``seconds`` long. Labels are not read, and no sample beside ``fit_samples``.
 

@@ -13,14 +13,18 @@ class Settings:
 
     block_epochs: int = 2
     """Rounds over the data for each block alone; 0 skips the layer-wise phase."""
-    block_rate: float = 2e-3
-    """Learning rate of the layer-wise phase."""
+    block_rate: float = 2e-2
+    """Learning rate of the layer-wise phase, relative to the size of each tensor."""
     epochs: int = 10
     """Rounds over the data for the whole model; 0 skips the end-to-end phase."""
-    rate: float = 1e-3
-    """Learning rate of the end-to-end phase: rises over the first steps, then falls along a cosine."""
-    batch_size: int = 64
+    rate: float = 1e-2
+    """Learning rate of the end-to-end phase, relative to the size (root mean square) of each tensor.
+
+    It rises over the first steps, then falls along a cosine.
+    """
+    batch_size: int = 32
     weight_decay: float = 0.0
+    """What a tensor loses in a step, as a share of the learning rate."""
     clip_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     temperature: float = 2.0

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from math import prod
 
 import numpy as np
-import onnx_ir as ir
 
 from adapass.budgeted import Array
 from adapass.twin.dtypes import to_array, to_tensor
@@ -20,6 +19,8 @@ from adapass.twin.twin import Twin
 
 MASKED_SHARE = 0.2
 """From this share of exact zeros on, a weight counts as masked: trained weights have almost none."""
+
+SMALLEST_SIZE = 1e-3
 
 
 class Trainable:
@@ -30,6 +31,8 @@ class Trainable:
         self._masks: dict[str, Tensor] = {}
         self._bases: dict[str, Tensor] = {}
         self.free: dict[str, Tensor] = {}
+        self.sizes: dict[str, float] = {}
+        """By free tensor, what counts as its size: steps are taken relative to it."""
         random = np.random.default_rng([seed, 3])
         for name in twin.weights:
             weight = twin.parameter(name)
@@ -40,6 +43,7 @@ class Trainable:
                 self._add_correction(name, weight, rank, random)
             else:
                 self.free[name] = weight
+                self.sizes[name] = _size(weight)
 
     def _add_correction(self, name: str, weight: Tensor, rank: int, random: np.random.Generator) -> None:
         rows, columns = weight.shape[0], prod(weight.shape[1:])
@@ -48,6 +52,9 @@ class Trainable:
         self._bases[name] = weight
         self.free[f"{name}/A"] = to_tensor(start).to(weight.dtype).requires_grad_()
         self.free[f"{name}/B"] = torch.zeros(rows, rank, dtype=weight.dtype, requires_grad=True)
+        # A has rows of length 1, so B of this size makes a correction of the size of the weight.
+        self.sizes[f"{name}/A"] = 1 / float(np.sqrt(columns))
+        self.sizes[f"{name}/B"] = _size(weight) * float(np.sqrt(columns / rank))
 
     def corrected(self) -> Mapping[str, Tensor] | None:
         """Weights that stand in for parameters of the module; ``None`` where none do."""
@@ -87,5 +94,6 @@ class Trainable:
                 tensor.copy_(to_tensor(state[name]))
 
 
-def is_float(dtype: ir.DataType | None) -> bool:
-    return dtype is not None and dtype.is_floating_point()
+def _size(weight: Tensor) -> float:
+    """Root mean square, with a floor for weights that begin at zero."""
+    return max(float(weight.detach().float().square().mean().sqrt()), SMALLEST_SIZE)

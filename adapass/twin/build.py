@@ -88,11 +88,13 @@ class _Scope:
         self._graph = torch.fx.Graph()
         self._nodes: dict[ir.Value, Tensor] = {}
         self._taken: set[str] = set()
+        self._arguments: set[str] = set()
 
     def take(self, values: Sequence[ir.Value]) -> None:
         """Arguments of the module, in order."""
         for value in values:
-            self._nodes[value] = self._graph.placeholder(f"v_{value.name}")
+            # The name becomes code: whatever the model says, it has to be an identifier.
+            self._nodes[value] = self._graph.placeholder(safe_name(value.name or "", self._arguments))
 
     def translate(self, graph: ir.Graph) -> None:
         for node in graph:

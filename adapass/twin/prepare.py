@@ -55,7 +55,7 @@ def _why_not(model: ir.Model, node: ir.Node) -> str:
     if refers := [a.name for a in node.attributes.values() if a.is_ref()]:
         return f"takes its attribute '{refers[0]}' from a call that does not give it"
     for value in (*node.inputs, *node.outputs):
-        if value is not None and (reason := _untold(value)):
+        if value is not None and (reason := _untold(node, value)):
             return reason
     compute = find(node)
     if compute is None:
@@ -82,13 +82,13 @@ def _is_plain(node: ir.Node, name: str) -> bool:
     return name in plain and node.attributes[name].value == plain[name]
 
 
-def _untold(value: ir.Value) -> str:
+def _untold(node: ir.Node, value: ir.Value) -> str:
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         return f"reads or makes '{value.name}', which is no tensor but {value.type}"
-    stored = value.is_initializer() or (
-        (maker := value.producer()) is not None and maker.op_type in ("Constant", "Cast", "QuantizeLinear")
-    )
-    if not is_known(value.dtype, stored=stored):
+    # Bytes stand in for 4 bits where they are only read, not where something is rounded to them.
+    maker = value.producer()
+    stored = value.is_initializer() or (maker is not None and maker.op_type == "Constant")
+    if not is_known(value.dtype, stored=stored and node.op_type in ("Constant", "DequantizeLinear")):
         return f"reads or makes '{value.name}' of type {value.dtype}, which torch cannot hold"
     return ""
 

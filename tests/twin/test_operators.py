@@ -1,4 +1,4 @@
-"""Operators of the twin: the numbers of ONNX Runtime on onnx's own node models, and gradients that are slopes."""
+"""Operators of the twin: ONNX Runtime's numbers on onnx's own node models, and gradients that are slopes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ def test_node_models_give_the_numbers_of_onnx_runtime() -> None:
         expected = reference(case)
         for (inputs, declared), outputs in zip(case.data_sets, expected, strict=True):
             feeds = {v.name or "": array_of(x) for v, x in zip(model.graph.inputs, inputs, strict=False)}
-            found = twin.run(feeds).values()
+            try:
+                found = twin.run(feeds).values()
+            except ModelError as error:
+                assert "drops at random" in str(error)  # dropout of training  # noqa: PT017
+                continue
             # Where ONNX's reference and ONNX Runtime differ, either will do.
             for name, found_, runtime, ideal in zip(twin.outputs, found, outputs, declared, strict=True):
                 if not (agrees(found_, array_of(runtime)) or agrees(found_, array_of(ideal))):
@@ -126,7 +130,11 @@ SMOOTH: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
         (double(1, 2, 3, 4), double(2, 3, 3, 3), double(3)),
         {"strides": (2, 2), "pads": (1, 1, 0, 1), "output_padding": (1, 0)},
     ),
-    "gemm": (products.gemm, (double(3, 2), double(4, 3), double(4)), {"transA": 1, "transB": 1, "alpha": 0.5}),
+    "gemm": (
+        products.gemm,
+        (double(3, 2), double(4, 3), double(4)),
+        {"transA": 1, "transB": 1, "alpha": 0.5},
+    ),
     "layer norm": (normalisation.layer_norm, (double(2, 3, 4), double(4), double(4)), {"stash_type": 11}),
     "layer norm over two axes": (
         normalisation.layer_norm,
@@ -141,7 +149,7 @@ SMOOTH: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
     ),
     "batch norm": (
         normalisation.batch_norm,
-        (double(2, 3, 4), double(3), double(3), double(3), double(3, low=POSITIVE)),
+        (double(2, 3, 4), double(3), double(3), whole([0.1, 0.2, 0.3]), whole([1.0, 2.0, 3.0])),
         {},
     ),
     "local response": (normalisation.local_response, (double(1, 5, 3),), {"size": 3, "alpha": 0.5}),

@@ -65,7 +65,9 @@ def resize(
             beyond = (places < 0) | (places > x.shape[axis] - 1)
             outside = outside | beyond.reshape(-1, *(1,) * (x.ndim - 1 - axis))
         matrix = _matrix(how, places, x.shape[axis], factors[i])
-        x = torch.movedim(torch.movedim(x, axis, -1).to(matrix.dtype) @ matrix.t(), -1, axis).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        along = torch.movedim(x, axis, -1).to(wide) @ matrix.to(wide).t()
+        x = torch.movedim(along, -1, axis).to(x.dtype)
     return torch.where(outside, torch.tensor(extrapolation_value, dtype=x.dtype), x) if outside.any() else x
 
 
@@ -107,7 +109,7 @@ def _matrix(how: _Sampling, places: Tensor, extent: int, factor: float) -> Tenso
     """[wanted, extent]: how much each input position gives to each output position."""
     if how.mode == "nearest":
         nearest = _nearest(how.nearest, places).clamp(0, extent - 1).long()
-        return functional.one_hot(nearest, extent).to(torch.float32)
+        return functional.one_hot(nearest, extent)
     stretch = min(factor, 1.0) if how.antialias else 1.0
     reach = (1 if how.mode == "linear" else 2) / stretch
     first = (
@@ -122,7 +124,7 @@ def _matrix(how: _Sampling, places: Tensor, extent: int, factor: float) -> Tenso
     if how.exclude_outside or how.antialias:
         weight = weight / weight.sum(1, keepdim=True)
     matrix = torch.zeros(len(places), extent, dtype=torch.float64)
-    return matrix.scatter_add(1, taps.clamp(0, extent - 1), weight).to(torch.float32)
+    return matrix.scatter_add(1, taps.clamp(0, extent - 1), weight)
 
 
 def _kernel(how: _Sampling, distance: Tensor) -> Tensor:

@@ -115,14 +115,14 @@ def gru(
     n = hidden_size
 
     def step_of(way: int) -> Step:
-        wb, rb = (0, 0) if b is None else (b[way, : 3 * n], b[way, 3 * n :])
+        wb, rb = torch.zeros(2, 3 * n, dtype=x.dtype) if b is None else b[way].chunk(2)
 
         def step(now: Tensor, state: State) -> State:
             hidden = state[0]
             inputs = now @ w[way].t() + wb
-            before = hidden @ r[way, : 2 * n].t() + (rb if b is None else rb[: 2 * n])
+            before = hidden @ r[way, : 2 * n].t() + rb[: 2 * n]
             z, reset = torch.sigmoid(inputs[:, : 2 * n] + before).chunk(2, -1)
-            last = 0 if b is None else rb[2 * n :]
+            last = rb[2 * n :]
             if linear_before_reset:
                 inner = reset * (hidden @ r[way, 2 * n :].t() + last)
             else:
