@@ -120,17 +120,17 @@ def _crossing(graph: ir.Graph, start: ir.Node) -> tuple[str, ...]:
     later = nodes[nodes.index(start) :]
     made = {value for node in later for value in node.outputs}
     read: dict[str, None] = {}
-    for value in [*(value for node in later for value in _reads(node)), *graph.outputs]:
+    for value in [*(value for node in later for value in read_by(node)), *graph.outputs]:
         if value not in made and not value.is_initializer() and value.graph is graph:
             read[value.name or ""] = None
     return tuple(read)
 
 
-def _reads(node: ir.Node) -> list[ir.Value]:
-    """What a node and the nodes inside it read."""
+def read_by(node: ir.Node) -> list[ir.Value]:
+    """What a node and the nodes inside it read; ``None`` inputs are left out."""
     found = [value for value in node.inputs if value is not None]
     for subgraph in subgraphs_of(node):
         found += subgraph.outputs
         for inner in subgraph:
-            found += _reads(inner)
+            found += read_by(inner)
     return found
