@@ -34,6 +34,7 @@ from adapass.driver.finals import ORIGINAL, Build, at_point, build_all, knob_fee
 from adapass.driver.optimize import open_context
 from adapass.driver.request import Request
 from adapass.generator import Runner
+from adapass.graph.digest import digest
 from adapass.machine import fingerprint
 from adapass.progress import Silent
 from adapass.search.candidates import Search
@@ -139,8 +140,15 @@ def _fresh(trials: Trials, allowed: float) -> Trials:
 def measured(
     context: Context, winners: Mapping[str, Candidate], judge: Judge, scratch: Path
 ) -> dict[str, tuple[float, float]]:
-    """Seconds (of the fastest variant, all in turns) and loss on fresh samples, of the original too."""
-    builds = {name: _built(context, c, scratch / str(i)) for i, (name, c) in enumerate(winners.items())}
+    """Seconds (of the fastest variant, all in turns) and loss on fresh samples, of the original too.
+
+    Strategies that end with the same model at the same thresholds share one measurement.
+    """
+    same = {name: _identity(candidate) for name, candidate in winners.items()}
+    firsts = {identity: name for name, identity in reversed(same.items())}
+    builds = {
+        name: _built(context, winners[name], scratch / str(i)) for i, name in enumerate(firsts.values())
+    }
     runners: dict[str, Runner] = {ORIGINAL: PlainRunner(context.material.path, threads=THREADS)}
     try:
         for name, own in builds.items():
@@ -156,7 +164,12 @@ def measured(
         seconds = {build.variant.name: timed[f"{name} {build.variant.name}"].mean for build in own}
         best = min(own, key=lambda build: seconds[build.variant.name])
         found[name] = (seconds[best.variant.name], _loss(best, judge))
-    return found
+    return {**{name: found[firsts[identity]] for name, identity in same.items()}, ORIGINAL: found[ORIGINAL]}
+
+
+def _identity(candidate: Candidate) -> str:
+    knobs = candidate.points[-1].knobs if candidate.points else {}
+    return f"{digest(candidate.model)}|{ {name: value.tolist() for name, value in knobs.items()} }"
 
 
 def _built(context: Context, candidate: Candidate, folder: Path) -> list[Build]:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from benchmarks.harness import shared_folder, write_results
 DATA = {"minilm-sst2": "sst2", "resnet56-cifar10": "cifar10", "resnet20-cifar10": "cifar10"}
 THREADS = 2
 MAX_DROP = 0.02
+RUNS = ("replayed", "one-worker", "killed-and-resumed", "dask", "dask-worker-killed")
 SLACK = 1.05
 """How far a run may exceed its time limit."""
 
@@ -112,15 +113,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", default="default")
     parser.add_argument("--kill-after", type=float, default=60.0)
     parser.add_argument("--limit", type=float, default=120.0)
+    parser.add_argument("--skip", choices=RUNS, action="append", default=[], help="may be repeated")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(given.model, given.mode, Path(name))
+        runs: dict[str, Callable[[str], object]] = {
+            "replayed": bench.run,
+            "one-worker": lambda run: bench.run(run, "--workers", "1"),
+            "killed-and-resumed": lambda run: bench.run_killed(run, given.kill_after),
+            "dask": lambda run: bench.run_on_cluster(run, kill_after=None),
+            "dask-worker-killed": lambda run: bench.run_on_cluster(run, kill_after=given.kill_after / 2),
+        }
         bench.run("measured")
-        bench.run("replayed")
-        bench.run("one-worker", "--workers", "1")
-        bench.run_killed("killed-and-resumed", given.kill_after)
-        bench.run_on_cluster("dask", kill_after=None)
-        bench.run_on_cluster("dask-worker-killed", kill_after=given.kill_after / 2)
+        for run, work in runs.items():
+            if run not in given.skip:
+                work(run)
         replayed = list(bench.rows)
         limited = bench.run("limited", "--time-limit", f"{given.limit}s", replay=False)
     hashes = {str(row["hash"]) for row in replayed}
