@@ -176,6 +176,8 @@ def _independent(
     found = [0.0]
     for what, members in (("exact groups", exact), ("all groups", groups)):
         chosen = {group.key: kept[group.key] for group in members}
+        if not chosen or (members is groups and len(exact) == len(groups)):
+            continue
         try:
             cut = clone(model)
             remove(cut, chosen)
