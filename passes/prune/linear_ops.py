@@ -67,7 +67,9 @@ class LinearOp:
     def tensor(self, matrix: Doubles, like: Array) -> Array:
         """The inverse of ``matrix``, in the shape and type of ``like``."""
         flat = matrix / self.scale
-        return np.ascontiguousarray((flat.T if self.transposed else flat).reshape(like.shape)).astype(like.dtype)
+        return np.ascontiguousarray((flat.T if self.transposed else flat).reshape(like.shape)).astype(
+            like.dtype
+        )
 
     def columns(self, positions: tuple[int, ...]) -> npt.NDArray[np.int64]:
         """Columns of x for some positions of the input axis."""

@@ -78,6 +78,8 @@ def settle(model: ir.Model, fitted: ir.Model, note: Note) -> None:
     """Let ``model`` be ``fitted``, and forget the model before."""
     cast("dict[str, object]", fitted.graph.meta).pop(_ORIGINAL, None)
     model.graph = fitted.graph
+    model.functions.clear()
+    model.functions.update(fitted.functions)
     write_note(model, note)
 
 

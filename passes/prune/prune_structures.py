@@ -20,7 +20,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from adapass.budgeted import BudgetedPass, Choice, Damage, Feeds, Proposal, Refusal, Samples
-from adapass.coupling.groups import Coupling, Group, find_coupling
+from adapass.coupling.groups import Coupling, Group
 from adapass.coupling.remove import remove
 from adapass.errors import DataError, ModelError, UsageError, VerificationError
 from adapass.executor.threads import one_thread
@@ -35,7 +35,7 @@ from adapass.passes.prune.linear_ops import store, stored
 from adapass.passes.prune.pending import Note, digest_of, note_removal, pending, read_note, settle
 from adapass.passes.prune.refit import Refit, refit
 from adapass.passes.prune.widths import Kind, setting_of, width_of, widths
-from adapass.rewrite import PassResult
+from adapass.rewrite import PassResult, with_methods
 from adapass.search.damage import damages as measured_slowly
 
 
@@ -142,9 +142,10 @@ class PruneStructures(BudgetedPass):
                 f"given; give data, or fit on noise: {self.name}{{generated=64}}"
             )
         samples = data if data is not None else Generated.of(original, self.generated, seed=0)
-        coupling = find_coupling(original)
+        facts = FactCache(original)
+        coupling = facts.get(Coupling)
         chosen = [(coupling.of(key), len(units)) for key, units in waiting.kept.items()]
-        batches = self._batches(original, samples)
+        batches = self._batches(original, samples, facts)
         with one_thread():
             kept = _kept(original, chosen, batches, self)
             fitted = clone(original)
@@ -162,26 +163,35 @@ class PruneStructures(BudgetedPass):
 
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> Mapping[str, Damage]:
+    ) -> Mapping[str, Damage] | None:
         """Damage of each choice alone, by its key: one walk over the model for all that products alone read."""
-        chosen = [(choice, *_matched([choice], self._find(model, facts).offers)[0]) for choice in choices]
+        offers = self._find(model, facts).offers
+        chosen = [(choice, *_matched([choice], offers)[0]) for choice in choices]
         quick = [each for each in chosen if is_read_by_products_alone(model, each[1])]
+        found = dict(self._at_once(model, facts, quick, samples)) if quick else {}
+        slow = [choice for choice, *_ in chosen if choice.key not in found]
+        if slow:
+            alone = with_methods(self, damages=_unknown)
+            found |= measured_slowly(model, alone, slow, fit=samples, samples=samples)
+        return {choice.key: found[choice.key] for choice in choices}
+
+    def _at_once(
+        self,
+        model: ir.Model,
+        facts: FactCache,
+        quick: Sequence[tuple[Choice, Group, int]],
+        samples: Samples,
+    ) -> Mapping[str, Damage]:
         stops: dict[str, set[int]] = {}
         for _, group, width in quick:
             stops.setdefault(group.key, set()).add(width)
+        groups = {group.key: group for _, group, _ in quick}
         with one_thread():
-            watched = self._batches(model, samples)
-            groups = {group.key: group for _, group, _ in quick}
-            orders = removals(model, groups, stops, watched, self.importance)
+            orders = removals(model, groups, stops, self._batches(model, samples, facts), self.importance)
             changes = [
                 change(model, choice.key, group, orders[group.key], width) for choice, group, width in quick
             ]
-            found = dict(measured(model, changes, Batches.of(model, samples, rows_each=None)))
-        slow = [choice for choice, *_ in chosen if choice.key not in found]
-        if slow:
-            one_by_one = _OneByOne(**self.options())
-            found |= measured_slowly(model, one_by_one, slow, fit=samples, samples=samples)
-        return {choice.key: found[choice.key] for choice in choices}
+            return measured(model, changes, Batches.of(model, samples, rows_each=None, facts=facts))
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """``after`` is exactly ``before`` without the units noted, but for the weights fitted last.
@@ -197,7 +207,10 @@ class PruneStructures(BudgetedPass):
         if digest_of(after, note.weights) != note.digest:
             raise VerificationError("fitted weights are not those that were fitted")
         expected = clone(before)
-        remove(expected, note.kept)
+        try:
+            remove(expected, note.kept)
+        except UsageError as error:
+            raise VerificationError(f"what is noted cannot have been removed: {error}") from error
         for name in note.weights:
             if name not in expected.graph.initializers or name not in after.graph.initializers:
                 raise VerificationError(f"fitted weight '{name}' is missing")
@@ -219,18 +232,8 @@ class PruneStructures(BudgetedPass):
                 refusals.append(Refusal(group.key, "the group is too small for any of the ratios"))
         return _Found(tuple(offers), tuple(refusals))
 
-    def _batches(self, model: ir.Model, samples: Samples) -> Batches:
-        return Batches.of(model, samples, count=self.samples, rows_each=self.rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OneByOne(PruneStructures):
-    """The same family, measured by applying and fitting each choice alone."""
-
-    def damages(  # type: ignore[override]
-        self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> None:
-        del model, facts, choices, samples
+    def _batches(self, model: ir.Model, samples: Samples, facts: FactCache) -> Batches:
+        return Batches.of(model, samples, count=self.samples, rows_each=self.rows, facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,13 @@ class _Found:
 
     offers: tuple[tuple[Group, tuple[int, ...]], ...]
     refusals: tuple[Refusal, ...]
+
+
+def _unknown(
+    self: PruneStructures, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
+) -> None:
+    """Let the search measure each choice by applying and fitting it alone."""
+    del self, model, facts, choices, samples
 
 
 def _matched(

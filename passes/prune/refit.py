@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from adapass.coupling.groups import Group
 from adapass.executor.threads import one_thread
+from adapass.graph.shapes import infer_shapes
 from adapass.moments.batches import Batches
 from adapass.moments.second import CrossSums
 from adapass.moments.sources import Doubles, Selection, Source, take_rows
@@ -77,6 +78,7 @@ def refit(
 
     ``pruned`` is ``original`` with the units in ``kept`` left of each group.
     """
+    infer_shapes(original)  # residual sums are told by their shapes
     wanted = _wanted(pruned, _pairs(original, pruned, groups, kept), which)
     starts = {node.outputs[0].name: node for node in original.graph}
     ahead = {node.outputs[0].name: node for node in pruned.graph}
@@ -147,7 +149,9 @@ def _pairs(
     return found
 
 
-def _gone(groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], frozenset[int]]:
+def _gone(
+    groups: Sequence[Group], kept: Mapping[str, Sequence[int]]
+) -> dict[tuple[str, int], frozenset[int]]:
     """Positions that are no longer there, by tensor and axis."""
     gone: dict[tuple[str, int], frozenset[int]] = {}
     for group in groups:

@@ -115,6 +115,17 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw, pb)",
         "float[3, 3, 3, 3] pw = {THIN}, float[3] pb = {1, 2, 3}",
     ),
+    "prune-structures": (
+        "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw, pb)\n r = Relu (h)\n"
+        " z = Conv <kernel_shape = [1, 1]> (r, pv)",
+        "float[4, 3, 3, 3] pw = {CONV}, float[4] pb = {1, 0.5, 1, 0.01}, float[3, 4, 1, 1] pv = {"
+        "1, 0.5, -1, 0.01, -1, 1, 0.5, 0.01, 0.5, 1, 1, 0.02}",
+    ),
+    "remove-dead-units": (
+        "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)\n r = Relu (h)\n"
+        " z = Conv <kernel_shape = [1, 1]> (r, pv)",
+        "float[4, 3, 3, 3] pw = {CONV}, float[3, 4, 1, 1] pv = {1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0}",
+    ),
     "remove-blocks": (
         "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)\n r = Relu (h)\n"
         " f = Conv <kernel_shape = [1, 1]> (r, pv)\n z = Add (h, f)",
@@ -129,6 +140,7 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
 
 OPTIONS = {
     "factorize": 'factorize{min-elements=1 multiple=1 shares=[0.99] skip-sites=["tail_c", "tail_p"]}',
+    "prune-structures": 'prune-structures{multiple=1 skip-sites=["cw:0"]}',
     "quantize-8bit": "quantize-8bit{min-conv-elements=1 min-matmul-elements=1}",
     "sparsify": 'sparsify{min-elements=1 settings=["unstructured-0.1"] skip-sites=["tail_c", "tail_p"]}',
 }
