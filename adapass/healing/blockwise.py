@@ -21,7 +21,7 @@ from adapass.graph.extract import extract
 from adapass.healing.batches import Integers, batched, rounds, total_bytes
 from adapass.healing.course import Course
 from adapass.healing.objectives import hidden_loss, output_loss, relative_error
-from adapass.healing.points import block_ends, shared_points
+from adapass.healing.points import block_ends, float_outputs, shared_points
 from adapass.healing.trainable import Trainable
 from adapass.healing.training import Batch, Learned, Lesson, train
 from adapass.twin.build import build_twin
@@ -50,7 +50,7 @@ def segments(original: ir.Model, pruned: ir.Model) -> tuple[Segment, ...]:
         found.append(Segment(known, (point.value,), leaves))
         known = leaves
     outputs = tuple(v.name or "" for v in original.graph.outputs)
-    return (*found, Segment(known, outputs, outputs))
+    return (*found, Segment(known, float_outputs(original), outputs))
 
 
 def train_blocks(course: Course, pruned: ir.Model) -> Mapping[str, Learned]:
@@ -122,6 +122,8 @@ def mean_loss(
 def _advanced(model: ir.Model, segment: Segment, states: Sequence[Feeds]) -> list[dict[str, Array]]:
     """What is known behind the segment, for every batch."""
     wanted = [name for name in segment.leaves if name not in segment.reads]
+    if not wanted:
+        return [_known(values, segment.leaves) for values in states]
     part = Session(extract(model, segment.reads, wanted), optimize=True)
     result: list[dict[str, Array]] = []
     for values in states:

@@ -16,7 +16,8 @@ from adapass.healing.batches import lengths, split
 from adapass.healing.blockwise import train_blocks
 from adapass.healing.checkpoint import Checkpoint, State, run_key
 from adapass.healing.course import Course
-from adapass.healing.end_to_end import float_outputs, held_out_loss, train_whole
+from adapass.healing.end_to_end import held_out_loss, train_whole
+from adapass.healing.points import float_outputs
 from adapass.healing.settings import Settings
 from adapass.healing.training import Learned, packed, unpacked
 from adapass.healing.watch import Watch, deterministic

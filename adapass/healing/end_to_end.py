@@ -13,7 +13,7 @@ from adapass.healing.blockwise import mean_loss
 from adapass.healing.checkpoint import State
 from adapass.healing.course import Course
 from adapass.healing.objectives import hidden_loss, output_loss, outputs_loss
-from adapass.healing.points import shared_points
+from adapass.healing.points import float_outputs, shared_points
 from adapass.healing.trainable import Trainable
 from adapass.healing.training import Batch, Learned, Lesson, train
 from adapass.twin.build import build_twin
@@ -65,13 +65,6 @@ def whole_lesson(course: Course, pruned: ir.Model) -> Lesson:
 
     steps = len(shuffled(parts.train, sizes, settings.batch_size, np.random.default_rng(0)))
     return Lesson(trainable, batches, steps, loss, judge, settings.epochs, settings.rate)
-
-
-def float_outputs(model: ir.Model) -> tuple[str, ...]:
-    """The outputs there is a distance on."""
-    return tuple(
-        v.name or "" for v in model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()
-    )
 
 
 def held_out_loss(course: Course, model: ir.Model) -> float:

@@ -37,3 +37,10 @@ def _agree(a: ir.Value, b: ir.Value) -> bool:
     # Symbols may be named differently; sizes may not differ.
     pairs = zip(a.shape, b.shape, strict=True)
     return all(x == y for x, y in pairs if isinstance(x, int) and isinstance(y, int))
+
+
+def float_outputs(model: ir.Model) -> tuple[str, ...]:
+    """The outputs there is a distance on."""
+    return tuple(
+        v.name or "" for v in model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()
+    )

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from adapass.errors import DataError, ModelError, UsageError
@@ -234,7 +236,15 @@ FOUR_BITS = """
 
 
 def test_weights_of_four_bits_are_read() -> None:
-    same(FOUR_BITS, {"x": numbers(3, 2)})
+    model = parse(FOUR_BITS)
+    for name, values in (("w", [3, -8]), ("zero", 1)):
+        model.graph.initializers[name].const_value = ir.tensor(np.array(values, ml_dtypes.int4), name=name)
+    x = numbers(3, 2)
+
+    found = build_twin(model).run({"x": x})["y"]
+
+    np.testing.assert_allclose(found, x * [1.0, -4.5], rtol=1e-6)
+    np.testing.assert_allclose(found, Session(model).run({"x": x})["y"], rtol=1e-6)
 
 
 def test_rounding_to_four_bits_is_refused() -> None:

@@ -32,19 +32,19 @@ X = np.array([[1.0, 0.5], [-2.0, 1.0], [0.0, 2.0]], np.float32)
 def test_of_class_scores_is_the_expected_one() -> None:
     model = parse(SCORES)
 
-    found = fisher(build_twin(model), load_data({"x": X}, model), draws=4000)["w"]
+    found = fisher(build_twin(model), load_data({"x": X}, model), draws=1500)["w"]
 
     # log p(c) has the slope x_i ([j = c] - p_j) in w_ij; its square averages to x_i^2 p_j (1 - p_j).
     scores = X @ np.array([[1.0, 0.0], [0.0, -1.0]])
     share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     expected = np.einsum("ni,nj->ij", X**2, share * (1 - share)) / len(X)
-    np.testing.assert_allclose(found, expected, rtol=0.05)
+    np.testing.assert_allclose(found, expected, rtol=0.1)
 
 
 def test_of_numbers_is_the_squared_slope() -> None:
     model = parse(NUMBER)
 
-    found = fisher(build_twin(model), load_data({"x": X}, model), draws=2000)["w"]
+    found = fisher(build_twin(model), load_data({"x": X}, model), draws=1000)["w"]
 
     np.testing.assert_allclose(found, (X**2).mean(0)[:, None], rtol=0.1)
 
@@ -63,8 +63,10 @@ def test_the_seed_decides() -> None:
     model = parse(SCORES)
     twin, data = build_twin(model), load_data({"x": X}, model)
 
-    assert np.array_equal(fisher(twin, data, seed=1)["w"], fisher(twin, data, seed=1)["w"])
-    assert not np.array_equal(fisher(twin, data, seed=1)["w"], fisher(twin, data, seed=2)["w"])
+    first, again, other = (fisher(twin, data, draws=20, seed=seed)["w"] for seed in (1, 1, 2))
+
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_needs_samples() -> None:
