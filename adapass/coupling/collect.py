@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Refusal
 from adapass.coupling.dims import SINGLE, Dim, Form, find, leaves
-from adapass.coupling.flow import SEVERAL, Dims, Flow, Role
+from adapass.coupling.flow import SEVERAL, Dims, Flow, Owned, Role
 from adapass.coupling.groups import Group, Kind, Place
 from adapass.coupling.rules.convolutions import KERNEL
 from adapass.graph.constants import constant_tensor
@@ -120,13 +120,11 @@ def _uses(flow: Flow) -> Iterator[tuple[ir.Value, Dims, ir.Node]]:
         value = node.inputs[index]
         if value is not None:
             own.setdefault(value, []).append((node, dims))
-    stored = [
-        value for value in flow.dims if constant_tensor(value) is not None or _makes_itself(flow, value)
-    ]
+    stored = [value for value in flow.dims if _is_stored(flow, value)]
     for value in stored:
-        readers = [node for node, _ in value.uses()]
-        if readers:
-            yield value, flow.dims[value], value.producer() if _makes_itself(flow, value) else readers[0]  # type: ignore[misc]
+        node = value.producer() if _makes_itself(flow, value) else next((n for n, _ in value.uses()), None)
+        if node is not None:
+            yield value, flow.dims[value], node
     for value, uses in own.items():
         for node, dims in uses:
             yield value, dims, node
@@ -135,6 +133,10 @@ def _uses(flow: Flow) -> Iterator[tuple[ir.Value, Dims, ir.Node]]:
         producer = value.producer()
         if value not in computed and producer is not None:
             yield value, dims, producer
+
+
+def _is_stored(flow: Flow, value: ir.Value) -> bool:
+    return constant_tensor(value) is not None or _makes_itself(flow, value)
 
 
 def _makes_itself(flow: Flow, value: ir.Value) -> bool:
@@ -147,23 +149,23 @@ def _roles(flow: Flow, found: Mapping[Dim, Found]) -> Roles:
     roles: Roles = {}
     for owned in flow.owned:
         for each in leaves(owned.dim):
-            places = found[each].places if each in found else ()
-            axes = (
-                [axis for value, axis in places if value is owned.source]
-                if owned.axis is None
-                else [owned.axis]
-            )
-            for axis in axes:
+            for axis in _axes(owned, found[each].places if each in found else {}):
                 before = roles.get((each, owned.source, axis), "carries")
                 roles[each, owned.source, axis] = min(before, owned.role, key=STRENGTH.__getitem__)
     return roles
+
+
+def _axes(owned: Owned, places: Mapping[Spot, tuple[Dim, ir.Node]]) -> list[int]:
+    if owned.axis is not None:
+        return [owned.axis]
+    return [axis for value, axis in places if value is owned.source]
 
 
 def _group(flow: Flow, key: str, found: Found, roles: Roles, labels: _Labels) -> Group:
     (first,) = list(found.members)[:1]
     places: list[Place] = []
     for (value, axis), (dim, node) in found.places.items():
-        stored = constant_tensor(value) is not None or _makes_itself(flow, value)
+        stored = _is_stored(flow, value)
         role: Role = roles.get((first, value, axis), "follows") if stored else "carries"
         shape = tuple(each.size[0] for each in flow.dims[value]) if stored and value in flow.dims else ()
         if stored and not shape and (tensor := constant_tensor(value)) is not None:

@@ -8,7 +8,8 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import LONELY, SINGLE, Dim, Size, find, fix, leaf, mark, one_like, unify
+from adapass.coupling.dims import LONELY, SINGLE, Dim, Size, find, fix, leaf, mark, one_like
+from adapass.coupling.relations import unify
 from adapass.graph.constants import constant_tensor
 
 Role = Literal["writes", "reads", "follows", "carries"]
@@ -32,6 +33,8 @@ class Sized:
     """``None`` where an element is no size."""
     is_shape: bool = False
     """Whether -1 and 0 have the meaning they have in the target of a Reshape."""
+    follows: tuple[Dim, ...] = ()
+    """Further dimensions whose cut changes the elements: positions counted from the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,14 @@ class Permuted:
     after: Dim
     order: tuple[int, ...]
     """Entry ``i`` of the result is entry ``order[i]`` of what went in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balanced:
+    """What a grouped convolution writes: all groups must shrink alike."""
+
+    dim: Dim
+    groups: Dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,7 @@ class Flow:
     normed: list[Normed] = field(default_factory=list[Normed])
     counted: list[Counted] = field(default_factory=list[Counted])
     permuted: list[Permuted] = field(default_factory=list[Permuted])
+    balanced: list[Balanced] = field(default_factory=list[Balanced])
     done: set[ir.Node] = field(default_factory=set[ir.Node])
     """Nodes that the rule of an earlier node took along."""
     frozen: list[Frozen] = field(default_factory=list[Frozen])

@@ -8,7 +8,8 @@ everywhere at once: in the weights that write it, the weights that read it, and 
         value="bn1.scale",    axis=0, role="follows"
         value="conv2.weight", axis=1, role="reads"
 
-Functions of the model are inlined first (by ``remove`` as well). How it works: every axis of every value is a sum of products of leaves (see ``dims``). A group is a leaf.
+How it works: every axis of every value is a sum of products of leaves (see ``dims``). A group is a leaf.
+Functions of the model are inlined first, by ``remove`` as well.
 """
 
 from __future__ import annotations

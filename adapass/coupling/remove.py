@@ -93,7 +93,8 @@ def _require_rest(flow: Flow, cut: Cut) -> None:
         for axis, dim in enumerate(dims):
             if cut.touches(dim) and cut.size(dim) == 0:
                 raise UsageError(
-                    f"nothing would be left of axis {axis} of '{value.name}': keep more units of the groups on it"
+                    f"nothing would be left of axis {axis} of '{value.name}': "
+                    "keep more units of the groups that lie on it"
                 )
 
 

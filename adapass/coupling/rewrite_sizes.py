@@ -1,4 +1,4 @@
-"""Write new sizes where a graph holds sizes: attributes, stored integers, and integers computed at run time."""
+"""Write new sizes where a graph holds sizes: attributes, stored integers, integers computed at run time."""
 
 from __future__ import annotations
 
@@ -68,18 +68,21 @@ def rewrite_permuted(flow: Flow, cut: Cut) -> None:
 def rewrite_sized(flow: Flow, cut: Cut, dtypes: Mapping[str, ir.DataType]) -> None:
     """Write the new sizes of everything that changes."""
     for sized in flow.sized:
-        new = [None if element is None else _new_size(element, cut) for element in sized.elements]
+        new = [
+            None if element is None else _new_size((*element, *sized.follows), element, cut)
+            for element in sized.elements
+        ]
         if all(size is None for size in new):
             continue
         if sized.index is None:
             _rewrite_attribute(sized, new)
         else:
-            _rewrite_input(sized, sized.index, new, dtypes)
+            _rewrite_input(sized, sized.index, new, cut, dtypes)
 
 
-def _new_size(element: tuple[Dim, ...], cut: Cut) -> int | None:
+def _new_size(concerned: tuple[Dim, ...], element: tuple[Dim, ...], cut: Cut) -> int | None:
     """The new sum of sizes; ``None`` when nothing changes, -1 when it stays dynamic."""
-    if not any(cut.touches(dim) for dim in element):
+    if not any(cut.touches(dim) for dim in concerned):
         return None
     if any(len(set(find(dim).size)) > 1 for dim in element):
         return -1
@@ -109,7 +112,7 @@ def _replaced(old: int, size: int | None, sized: Sized) -> int:
 
 
 def _rewrite_input(
-    sized: Sized, index: int, new: list[int | None], dtypes: Mapping[str, ir.DataType]
+    sized: Sized, index: int, new: list[int | None], cut: Cut, dtypes: Mapping[str, ir.DataType]
 ) -> None:
     node = sized.node
     value = node.inputs[index] if index < len(node.inputs) else None
@@ -125,9 +128,32 @@ def _rewrite_input(
     sizes = [None if old in (-1, 0) else size for old, size in zip(known, new, strict=True)]
     if all(size is None for size in sizes):
         return
-    node.replace_input_with(
-        index, _override(node, value, sizes, after=False, dtype=dtypes.get(value.name or ""))
-    )
+    dtype = dtypes.get(value.name or "")
+    if sizes.count(-1) == 1 and _may_hold_another(known, sizes):
+        value = _scaled(sized, value, sizes.index(-1), cut, dtype)
+        sizes[sizes.index(-1)] = None
+    if any(size is not None for size in sizes):
+        value = _override(node, value, sizes, after=False, dtype=dtype)
+    node.replace_input_with(index, value)
+
+
+def _may_hold_another(known: Sequence[int | None], sizes: Sequence[int | None]) -> bool:
+    """Whether an entry that stays is -1 already, of which a Reshape takes one; or nothing is known."""
+    rest = [old for old, size in zip(known, sizes, strict=True) if size is None]
+    return -1 in rest or (len(known) > 1 and all(old is None for old in known))
+
+
+def _scaled(sized: Sized, value: ir.Value, at: int, cut: Cut, dtype: ir.DataType | None) -> ir.Value:
+    """``value`` with entry ``at``, samples times units, divided by the units there were, times those left."""
+    kind = np.dtype(np.int32 if dtype == ir.DataType.INT32 else np.int64)
+    before, left = np.ones(len(sized.elements), kind), np.ones(len(sized.elements), kind)
+    for dim in sized.elements[at] or ():
+        before[at] *= find(dim).size[0]
+        left[at] *= cut.size(dim)
+    times = ir.Node("", "Mul", [value, _stored(sized.node, left)], num_outputs=1, name="")
+    share = ir.Node("", "Div", [times.outputs[0], _stored(sized.node, before)], num_outputs=1, name="")
+    insert_before(sized.node, [times, share])
+    return share.outputs[0]
 
 
 def _known_elements(value: ir.Value, length: int) -> list[int | None]:

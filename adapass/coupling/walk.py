@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from adapass.analyses.dataflow import values_read
 from adapass.analyses.shapes import BATCHES, TOKENS, Shapes
+from adapass.coupling.balance import settle_groups
 from adapass.coupling.dims import Dim, Size, find, fix, leaf, leaves, reason_of
 from adapass.coupling.flow import Flow, Refused
 from adapass.coupling.rules.table import rule_of
@@ -44,6 +45,7 @@ def walk(model: ir.Model, shapes: Shapes) -> Flow:
             flow.dims[value] = tuple(leaf(size, reason) for size in flow.sizes[value])
     for node in model.graph:
         _step(flow, node)
+    settle_groups(flow)
     for value in model.graph.outputs:
         _fix_value(flow, value, f"it is an axis of the model's output '{value.name}'")
     _fix_dynamic(flow)
@@ -63,7 +65,7 @@ def _sizes(
         if dims is not None:
             found[value] = tuple(tuple(dim.at(*point) for point in points) for dim in dims)
             continue
-        known = value if value.name not in inferred else inferred[value.name]
+        known = inferred.get(value.name, value)
         static = [] if known.shape is None else [dim for dim in known.shape if isinstance(dim, int)]
         if known.shape is not None and len(static) == len(known.shape):
             found[value] = tuple((size,) * len(points) for size in static)
@@ -73,15 +75,19 @@ def _sizes(
 def _step(flow: Flow, node: ir.Node) -> None:
     if (node.op_type == "Constant" and node.domain == "") or node in flow.done:
         return
-    rule = rule_of(node)
     _note_sources(flow, node)
     try:
-        if rule is None:
-            raise Refused(_unknown(node))
-        rule(flow, node)
-        _check(flow, node)
+        _follow(flow, node)
     except Refused as refusal:
         _refuse(flow, node, str(refusal))
+
+
+def _follow(flow: Flow, node: ir.Node) -> None:
+    rule = rule_of(node)
+    if rule is None:
+        raise Refused(_unknown(node))
+    rule(flow, node)
+    _check(flow, node)
 
 
 def _unknown(node: ir.Node) -> str:

@@ -54,7 +54,8 @@ def test_attention_as_one_operator(build: Build, removes_what_it_zeroes: Check) 
         "float[batch, seq, 5] y",
         {"w0": (6, 8), "wq": (8, 24), "wk": (8, 12), "wv": (8, 15), "wo": (30, 8), "wy": (8, 5)},
         "e = MatMul(x, w0) q = MatMul(e, wq) k = MatMul(e, wk) v = MatMul(e, wv)"
-        "o = Attention<q_num_heads = 6, kv_num_heads = 3>(q, k, v) u = MatMul(o, wo) r = Add(e, u) y = MatMul(r, wy)",
+        "o = Attention<q_num_heads = 6, kv_num_heads = 3>(q, k, v) u = MatMul(o, wo) r = Add(e, u) "
+        "y = MatMul(r, wy)",
         opset=23,
     )
 
@@ -72,7 +73,8 @@ def test_attention_as_one_operator(build: Build, removes_what_it_zeroes: Check) 
 def test_channels_go_their_own_way_through_shuffles(build: Build, removes_what_it_zeroes: Check) -> None:
     """Two units of ShuffleNet V2: each channel passes by some branches and is read by others."""
     unit = (
-        "a{0}, b{0} = Split<axis = 1, num_outputs = 2>(s{0}) c{0} = Conv(b{0}, w{0}) d{0} = Conv<group = 6>(c{0}, v{0}) "
+        "a{0}, b{0} = Split<axis = 1, num_outputs = 2>(s{0}) "
+        "c{0} = Conv(b{0}, w{0}) d{0} = Conv<group = 6>(c{0}, v{0}) "
         "e{0} = Conv(d{0}, u{0}) f{0} = Concat<axis = 1>(a{0}, e{0}) g{0} = Reshape(f{0}, apart) "
         "h{0} = Transpose<perm = [0,2,1,3,4]>(g{0}) s{1} = Reshape(h{0}, joined) "
     )
@@ -127,3 +129,45 @@ def test_functions_of_the_model_are_followed(build: Build, removes_what_it_zeroe
     coupling = removes_what_it_zeroes(model)
 
     assert [(group.key, group.units) for group in coupling.groups] == [("w:1", 8)]
+
+
+def grouped_unit(channels: int, groups: int) -> tuple[dict[str, Shape], str, str]:
+    """A unit of ShuffleNet V1: grouped convolution, shuffle, depthwise, grouped convolution, residual."""
+    part = channels // groups
+    weights: dict[str, Shape] = {
+        "w": (2 * groups, 3, 1, 1),
+        "g1": (channels, 2, 1, 1),
+        "d": (channels, 1, 1, 1),
+        "g2": (2 * groups, part, 1, 1),
+        "wy": (2 * groups, 5),
+        "by": (5,),
+    }
+    body = (
+        f"s = Conv(x, w) a = Conv<group = {groups}>(s, g1) b = Relu(a) c = Reshape(b, apart) "
+        f"e = Transpose<perm = [0,2,1,3,4]>(c) f = Reshape(e, joined) h = Conv<group = {channels}>(f, d) "
+        f"k = Conv<group = {groups}>(h, g2) r = Add(s, k) p = GlobalAveragePool(r) l = Flatten(p) "
+        "y = Gemm(l, wy, by)"
+    )
+    extra = f"int64[5] apart = {{-1,{groups},{part},4,4}}, int64[4] joined = {{-1,{channels},4,4}}"
+    return weights, body, extra
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "units"),
+    [
+        pytest.param(15, 3, 5, id="one-channel-of-each-group"),
+        pytest.param(12, 2, 3, id="two-units-become-one"),
+        pytest.param(24, 4, 3, id="three-pairs"),
+    ],
+)
+def test_shuffled_groups_shrink_alike(
+    channels: int, groups: int, units: int, build: Build, removes_what_it_zeroes: Check
+) -> None:
+    weights, body, extra = grouped_unit(channels, groups)
+    model = build("float[batch, 3, 4, 4] x", "float[batch, 5] y", weights, body, extra)
+
+    coupling = removes_what_it_zeroes(model)
+
+    found = {group.key: group for group in coupling.groups}
+    assert found["g1:0.0"].units == units
+    assert all(len(unit) == channels // units for unit in found["g1:0.0"].written[0].positions)

@@ -30,8 +30,14 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
     ),
     "batch-norm": (
         {
-            "w1": (6, 3, 1, 1), "scale": (6,), "bias": (6,), "mean": (6,), "var": (6,),
-            "w2": (4, 6, 1, 1), "wy": (4, 5), "by": (5,),
+            "w1": (6, 3, 1, 1),
+            "scale": (6,),
+            "bias": (6,),
+            "mean": (6,),
+            "var": (6,),
+            "w2": (4, 6, 1, 1),
+            "wy": (4, 5),
+            "by": (5,),
         },
         "a = Conv(x, w1) n = BatchNormalization(a, scale, bias, mean, var) r = Relu(n) b = Conv(r, w2)"
         + HEAD.format("b"),
@@ -51,19 +57,29 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
     "grouped": (
         {"w1": (12, 3, 1, 1), "wg": (8, 3, 3, 3), "w2": (4, 8, 1, 1), "wy": (4, 5), "by": (5,)},
         "a = Conv(x, w1) d = Conv<group = 4>(a, wg) r = Relu(d) b = Conv(r, w2)" + HEAD.format("b"),
-        [("w1:0.0", "channels", 4), ("w1:0.1", "channels", 3), ("wg:0.1", "channels", 2), ("w2:0", "channels", 4)],
+        [
+            ("w1:0.0", "channels", 4),
+            ("w1:0.1", "channels", 3),
+            ("wg:0.1", "channels", 2),
+            ("w2:0", "channels", 4),
+        ],
     ),
     "transposed": (
         {"w1": (6, 3, 2, 2), "wt": (6, 4, 2, 2), "bt": (4,), "w2": (3, 4, 1, 1), "wy": (3, 5), "by": (5,)},
-        "a = Conv<strides = [2,2]>(x, w1) d = ConvTranspose<strides = [2,2]>(a, wt, bt) r = Relu(d) b = Conv(r, w2)"
-        + HEAD.format("b"),
+        "a = Conv<strides = [2,2]>(x, w1) d = ConvTranspose<strides = [2,2]>(a, wt, bt) r = Relu(d) "
+        "b = Conv(r, w2)" + HEAD.format("b"),
         [("w1:0", "channels", 6), ("wt:1", "channels", 4), ("w2:0", "channels", 3)],
     ),
     "transposed-grouped": (
         {"w1": (6, 3, 2, 2), "wt": (6, 4, 2, 2), "w2": (3, 8, 1, 1), "wy": (3, 5), "by": (5,)},
-        "a = Conv<strides = [2,2]>(x, w1) d = ConvTranspose<strides = [2,2], group = 2>(a, wt) b = Conv(d, w2)"
-        + HEAD.format("b"),
-        [("w1:0.0", "channels", 2), ("w1:0.1", "channels", 3), ("wt:1", "channels", 4), ("w2:0", "channels", 3)],
+        "a = Conv<strides = [2,2]>(x, w1) d = ConvTranspose<strides = [2,2], group = 2>(a, wt) "
+        "b = Conv(d, w2)" + HEAD.format("b"),
+        [
+            ("w1:0.0", "channels", 2),
+            ("w1:0.1", "channels", 3),
+            ("wt:1", "channels", 4),
+            ("w2:0", "channels", 3),
+        ],
     ),
     "dense-concat": (
         {"w1": (4, 3, 1, 1), "w2": (3, 4, 1, 1), "w3": (5, 7, 1, 1), "wy": (12, 5), "by": (5,)},
@@ -73,8 +89,8 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
     ),
     "split": (
         {"w1": (8, 3, 1, 1), "wa": (4, 4, 1, 1), "wy": (8, 5), "by": (5,)},
-        "a = Conv(x, w1) u, v = Split<axis = 1, num_outputs = 2>(a) s = Conv(u, wa) c = Concat<axis = 1>(s, v)"
-        + HEAD.format("c"),
+        "a = Conv(x, w1) u, v = Split<axis = 1, num_outputs = 2>(a) s = Conv(u, wa) "
+        "c = Concat<axis = 1>(s, v)" + HEAD.format("c"),
         [("w1:0.0", "channels", 4), ("w1:0.1", "channels", 4), ("wa:0", "channels", 4)],
     ),
     "padded-shortcut": (
@@ -83,7 +99,14 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
         [("w0:0", "stream", 4), ("w1:0.0", "stream", 2), ("w1:0.2", "stream", 2)],
     ),
     "squeeze-excite": (
-        {"w1": (6, 3, 1, 1), "wa": (4, 6, 1, 1), "wb": (6, 4, 1, 1), "w2": (4, 6, 1, 1), "wy": (4, 5), "by": (5,)},
+        {
+            "w1": (6, 3, 1, 1),
+            "wa": (4, 6, 1, 1),
+            "wb": (6, 4, 1, 1),
+            "w2": (4, 6, 1, 1),
+            "wy": (4, 5),
+            "by": (5,),
+        },
         "a = Conv(x, w1) g = GlobalAveragePool(a) h = Conv(g, wa) r = Relu(h) k = Conv(r, wb) s = Sigmoid(k)"
         "m = Mul(a, s) b = Conv(m, w2)" + HEAD.format("b"),
         [("w1:0", "channels", 6), ("wa:0", "channels", 4), ("w2:0", "channels", 4)],
@@ -100,11 +123,20 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
     ),
     "group-norm": (
         {"w1": (12, 3, 1, 1), "scale": (12,), "bias": (12,), "w2": (4, 12, 1, 1), "wy": (4, 5), "by": (5,)},
-        "a = Conv(x, w1) n = GroupNormalization<num_groups = 3>(a, scale, bias) b = Conv(n, w2)" + HEAD.format("b"),
+        "a = Conv(x, w1) n = GroupNormalization<num_groups = 3>(a, scale, bias) "
+        "b = Conv(n, w2)" + HEAD.format("b"),
         [("w1:0.0", "channels", 3), ("w1:0.1", "channels", 4), ("w2:0", "channels", 4)],
     ),
     "group-norm-as-instance-norm": (
-        {"w1": (12, 3, 1, 1), "scale": (3,), "bias": (3,), "sc": (12, 1, 1), "w2": (4, 12, 1, 1), "wy": (4, 5), "by": (5,)},
+        {
+            "w1": (12, 3, 1, 1),
+            "scale": (3,),
+            "bias": (3,),
+            "sc": (12, 1, 1),
+            "w2": (4, 12, 1, 1),
+            "wy": (4, 5),
+            "by": (5,),
+        },
         "a = Conv(x, w1) g = Reshape(a, groups) n = InstanceNormalization(g, scale, bias) s = Shape(a)"
         "u = Reshape(n, s) m = Mul(u, sc) b = Conv(m, w2)" + HEAD.format("b"),
         [("w1:0.0", "channels", 3), ("w1:0.1", "channels", 4), ("w2:0", "channels", 4)],
@@ -125,7 +157,7 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
         "a = Conv(x, w1) u = Resize(a, , , sizes) b = Conv(u, w2)" + HEAD.format("b"),
         [("w1:0", "channels", 6), ("w2:0", "channels", 4)],
     ),
-}  # fmt: skip
+}
 EXTRA = {
     "padded-shortcut": "int64[8] pads = {0,2,0,0,0,2,0,0}",
     "flattened-image": "int64[2] flat = {-1,16}",

@@ -6,8 +6,9 @@ from math import sqrt
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, cut, fix, mark, product, split, unify
+from adapass.coupling.dims import Dim, fix, mark, product
 from adapass.coupling.flow import Dims, Flow, Frozen, Read, Refused, Sized
+from adapass.coupling.relations import cut, split, unify
 
 SEPARATE = 4
 """Rank of queries, keys and values whose heads have an axis of their own."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, fix, mark, product, split, unify
-from adapass.coupling.flow import Dims, Flow, Refused, Sized
+from adapass.coupling.dims import Dim, fix, mark, product, total
+from adapass.coupling.flow import Balanced, Dims, Flow, Refused, Sized
+from adapass.coupling.relations import entries, split, unify
 
 SPACE = "it runs along space"
 KERNEL = "it is the size of a kernel"
@@ -19,19 +20,24 @@ def space(flow: Flow, node: ir.Node, dims: Dims) -> list[Dim]:
 
 
 def grouped(flow: Flow, dim: Dim, groups: int) -> tuple[Dim, Dim]:
-    """Channels as groups times channels of a group.
+    """Channels that are read in groups as groups times channels of a group.
+
+    Where they are made of something else the first channels of all groups go together, and so on.
 
     Raises:
         Refused: they are already divided in another way.
 
     """
     parts = split(dim, flow.constant(groups))
-    if parts is None:
-        fix(dim, f"its channels do not divide into the {groups} groups of a convolution")
-        parts = split(dim, flow.constant(groups))
-    if parts is None:
+    if parts is not None:
+        return parts
+    listed = entries(dim)
+    if listed is None:
         raise Refused(f"the channels do not divide into {groups} groups")
-    return parts
+    inner = len(listed) // groups
+    for at, entry in enumerate(listed[inner:]):
+        unify(listed[at % inner], entry)
+    return flow.fixed(flow.constant(groups), "its groups are mixed by a shuffle"), total(listed[:inner])
 
 
 def conv(flow: Flow, node: ir.Node) -> None:
@@ -49,16 +55,18 @@ def conv(flow: Flow, node: ir.Node) -> None:
 def _grouped_conv(flow: Flow, node: ir.Node, groups: int) -> Dim:
     data, weight = flow.of(node, 0), flow.of(node, 1)
     data_groups, inner = grouped(flow, data[1], groups)
-    weight_groups, made = grouped(flow, weight[0], groups)
-    unify(data_groups, weight_groups)
-    if inner.size != flow.ones:
-        unify(inner, weight[1])
-        flow.plays(node, 1, weight[1], "reads")
     flow.sized.append(Sized(node, None, "group", ((data_groups,),)))
     flow.read_channels(node)
     if inner.size != flow.ones:
+        # How the result divides into groups is settled last: what follows may say how it is made.
+        flow.balanced.append(Balanced(weight[0], data_groups))
+        unify(inner, weight[1])
+        flow.plays(node, 1, weight[1], "reads")
         flow.plays(node, 1, weight[0], "writes")
-    elif made.size != flow.ones:
+        return weight[0]
+    weight_groups, made = grouped(flow, weight[0], groups)
+    unify(data_groups, weight_groups)
+    if made.size != flow.ones:
         flow.plays(node, 1, made, "writes")
     return weight[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import mark, reason_of
+from adapass.coupling.dims import find, mark, reason_of
 from adapass.coupling.flow import SEVERAL, Flow
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "MatMulInteger", "ConvInteger"})
@@ -21,10 +21,9 @@ def same(flow: Flow, node: ir.Node) -> None:
 
 def broadcast(flow: Flow, node: ir.Node) -> None:
     shapes = [dims for index in range(len(node.inputs)) if (dims := flow.maybe(node, index)) is not None]
-    result = flow.broadcast(shapes, flow.out(node))
-    flow.give(node, result)
     if node.op_type in ("Add", "Sum", "Sub"):
         _note_sum(flow, node)
+    flow.give(node, flow.broadcast(shapes, flow.out(node)))
 
 
 def exit_select(flow: Flow, node: ir.Node) -> None:
@@ -40,7 +39,9 @@ def _note_sum(flow: Flow, node: ir.Node) -> None:
         shapes = [flow.of(node, index) for index in computed]
         for axis in range(1, 1 + min(len(dims) for dims in shapes)):
             wide = [dims[-axis] for dims in shapes if dims[-axis].size != flow.ones]
-            if len(wide) == len(computed) and reason_of(wide[0]) is None:
+            # x + f(x) is no connection between two writers: that is one dimension already.
+            differ = len({find(dim) for dim in wide}) > 1
+            if differ and len(wide) == len(computed) and reason_of(wide[0]) is None:
                 mark(wide[0], "added")
         return
     behind_product = any(_comes_from_product(node.inputs[index]) for index in computed)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import fix, split, unify
+from adapass.coupling.dims import fix
 from adapass.coupling.flow import Dims, Flow, Read, Refused, Sized
+from adapass.coupling.relations import split, unify
 from adapass.coupling.rules.pieces import integers
 
 HARMLESS = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"})

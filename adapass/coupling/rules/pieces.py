@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, Size, cut, fix, reason_of, split, total, unify
+from adapass.coupling.dims import Dim, Size, fix, reason_of, total
 from adapass.coupling.flow import Flow, Refused, Sized
+from adapass.coupling.relations import cut, split, unify
 from adapass.graph.constants import constant_array
 
 UNEVEN = "it is cut in a place that lies inside one of its parts"
@@ -73,6 +74,7 @@ def slice_node(flow: Flow, node: ir.Node) -> None:
         raise Refused("a Slice computes its axes or steps")
     first: list[tuple[Dim, ...] | None] = [None] * len(axes)
     last: list[tuple[Dim, ...] | None] = [None] * len(axes)
+    follows: tuple[Dim, ...] = ()
     for number, axis in enumerate(axes):
         axis %= len(dims)
         dim, step = dims[axis], steps[number] if steps else 1
@@ -86,13 +88,16 @@ def slice_node(flow: Flow, node: ir.Node) -> None:
             dims[axis] = _strided(flow, dim, sizes[axis], starts[number], step)
             continue
         before, dims[axis], after = _between(flow, dim, starts[number], sizes[axis])
-        first[number] = (before,) if any(before.size) else None
+        if any(before.size):
+            first[number] = (before,)
+            follows += (dims[axis], after) if starts[number] < 0 else ()
         if any(after.size):
             last[number] = (before, dims[axis])
+            follows += (after,) if ends[number] < 0 else ()
     flow.give(node, dims)
     is_old = "starts" in node.attributes
-    flow.sized.append(Sized(node, None if is_old else 1, "starts", tuple(first)))
-    flow.sized.append(Sized(node, None if is_old else 2, "ends", tuple(last)))
+    flow.sized.append(Sized(node, None if is_old else 1, "starts", tuple(first), follows=follows))
+    flow.sized.append(Sized(node, None if is_old else 2, "ends", tuple(last), follows=follows))
 
 
 def _between(flow: Flow, dim: Dim, start: int, size: Size) -> tuple[Dim, Dim, Dim]:
@@ -149,8 +154,35 @@ def pad(flow: Flow, node: ir.Node) -> None:
 def gather(flow: Flow, node: ir.Node) -> None:
     data, indices = flow.of(node, 0), flow.of(node, 1)
     axis = node.attributes.get_int("axis", 0) % len(data)
+    if _gather_one(flow, node, axis):
+        return
     fix(data[axis], "its entries are looked up by number")
     for position, dim in enumerate(data):
         if position != axis:
             flow.plays(node, 0, dim, "writes")
     flow.give(node, [*data[:axis], *indices, *data[axis + 1 :]])
+
+
+def _gather_one(flow: Flow, node: ir.Node, axis: int) -> bool:
+    """A list of one stored number is a Slice of one entry; what lies around it may shrink."""
+    data, indices = flow.of(node, 0), constant_array(node.inputs[1])
+    if indices is None or indices.shape != (1,) or reason_of(data[axis]) is not None:
+        return False
+    before, picked, after = _between(flow, data[axis], int(indices[0]), flow.ones)
+    fix(picked, PICKED)
+    flow.give(node, [*data[:axis], picked, *data[axis + 1 :]])
+    rest = (picked, after) if indices[0] < 0 else ()
+    flow.sized.append(Sized(node, 1, "", ((before,),), follows=rest))
+    return True
+
+
+def gather_elements(flow: Flow, node: ir.Node) -> None:
+    """Along one axis entries are picked; along the others data and indices run side by side."""
+    data, indices = flow.of(node, 0), flow.of(node, 1)
+    chosen = node.attributes.get_int("axis", 0) % len(data)
+    for axis, (mine, theirs) in enumerate(zip(data, indices, strict=True)):
+        if axis == chosen:
+            fix(mine, PICKED)
+        else:
+            unify(mine, theirs)
+    flow.give(node, indices)

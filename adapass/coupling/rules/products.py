@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, mark, unify
+from adapass.coupling.dims import Dim, mark
 from adapass.coupling.flow import Dims, Flow, Read, Refused
+from adapass.coupling.relations import unify
 
 MATRIX = 2
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, fix, unify
+from adapass.coupling.dims import Dim, fix
 from adapass.coupling.flow import Flow, Read, Refused
+from adapass.coupling.relations import unify
 
 
 def linear(flow: Flow, node: ir.Node) -> None:

@@ -1,14 +1,16 @@
 """LSTM, GRU and RNN: the states of all gates and directions shrink together.
 
-W [directions, gates x states, inputs], R [directions, gates x states, states], B [directions, 2 x gates x states].
+W [directions, gates x states, inputs], R [directions, gates x states, states],
+B [directions, 2 x gates x states].
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, fix, mark, split, unify
+from adapass.coupling.dims import Dim, fix, mark
 from adapass.coupling.flow import Dims, Flow, Read, Refused, Sized
+from adapass.coupling.relations import split, unify
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DIRECTIONS = "it counts the directions of a recurrent cell"

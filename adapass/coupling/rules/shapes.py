@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from adapass.coupling.dims import Dim, Size, fix, product, split
+from adapass.coupling.dims import Dim, Size, fix, product
 from adapass.coupling.flow import Counted, Flow, Refused, Sized
+from adapass.coupling.relations import split
 from adapass.coupling.rules.shuffles import shuffle
 
 TORN = "a reshape divides it across the borders of what it is made of"

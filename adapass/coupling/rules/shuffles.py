@@ -3,8 +3,8 @@
     [B, 2 x C, H, W] -> [B, 2, C, H, W] -> [B, C, 2, H, W] -> [B, C x 2, H, W]
 
 Followed as a permutation, every channel goes its own way, and removal may leave any of them: the three
-nodes become one ``Gather``. Channels that are made of groups already (behind a grouped convolution)
-are left to the ordinary rules, which let the groups shrink alike.
+nodes become one ``Gather``. The groups of convolutions before and behind it must shrink alike: see
+``balance``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from adapass.coupling.dims import reason_of, singles, total
+from adapass.coupling.dims import reason_of, total
 from adapass.coupling.flow import Flow, Permuted
+from adapass.coupling.relations import entries
 
 
 def shuffle(flow: Flow, node: ir.Node) -> bool:
@@ -27,12 +28,12 @@ def shuffle(flow: Flow, node: ir.Node) -> bool:
     if axis is None or reason_of(dims[axis]) is not None or len(set(dims[axis].size)) > 1:
         return False
     before = dims[axis]
-    entries = singles(before)
-    if entries is None:
+    parts = entries(before)
+    if parts is None:
         return False
     outer, inner = (size[0] for size in flow.sizes[node.outputs[0]][axis : axis + 2])
     order = tuple(int(at) for at in np.arange(outer * inner).reshape(outer, inner).T.reshape(-1))
-    dims[axis] = total([entries[at] for at in order])
+    dims[axis] = total([parts[at] for at in order])
     flow.permuted.append(Permuted(node, last, axis, before, dims[axis], order))
     flow.give(last, dims)
     flow.done.update((node, *chain))

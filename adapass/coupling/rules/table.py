@@ -112,6 +112,7 @@ REDUCTIONS = [
     "ReduceSum",
     "ReduceSumSquare",
 ]
+LAYER_NORMS = ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"]
 POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]
 
 
@@ -124,7 +125,7 @@ def _standard() -> dict[str, Rule]:
         **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), shapes.view),
         **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), norms.along),
         **dict.fromkeys(("ArgMax", "ArgMin"), norms.arg),
-        **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), norms.layer_norm),
+        **dict.fromkeys(LAYER_NORMS, norms.layer_norm),
         **dict.fromkeys(("Range", "NonZero", "EyeLike"), shapes.counting),
         **dict.fromkeys(("Resize", "Upsample"), convolutions.resize),
         **dict.fromkeys(("Conv", "ConvInteger"), convolutions.conv),
@@ -141,6 +142,7 @@ def _standard() -> dict[str, Rule]:
         "Einsum": products.einsum,
         "Expand": shapes.expand,
         "Gather": pieces.gather,
+        "GatherElements": pieces.gather_elements,
         "Gemm": products.gemm,
         "GroupNormalization": norms.group_norm,
         "InstanceNormalization": norms.instance_norm,
