@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array
 from adapass.graph.edit import constant_array, remove_if_dead, replace_uses
+from adapass.graph.stand_ins import note_stand_in
 from adapass.passes.prune.linear_ops import store
 from adapass.passes.prune.remove_blocks_rewrite import Affine
 
@@ -35,6 +36,8 @@ def fold(model: ir.Model, node: ir.Node, affine: Affine) -> bool:
     else:
         folded = affine.scale is None and _into_bias(model, maker, shift)
     if folded:
+        if first := [use.node for use in node.outputs[0].uses() if use.idx == 0]:
+            note_stand_in(first[0], node.outputs[0].name or "")
         replace_uses(node.outputs[0], stream)
         remove_if_dead(node)
     return folded

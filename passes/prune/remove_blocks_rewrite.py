@@ -21,9 +21,9 @@ import onnx_ir as ir
 
 from adapass.graph.edit import (
     constant_array,
-    insert_before,
     new_initializer,
     remove_if_dead,
+    replace_subgraph,
     replace_uses,
 )
 from adapass.graph.stand_ins import note_stand_in
@@ -55,11 +55,10 @@ def take_out(graph: ir.Graph, branch: Branch, setting: Setting) -> None:
         remove_if_dead(add)
         return
     nodes = _mixing(graph, branch, name) if setting is Setting.MIX else _affine(graph, branch, name, setting)
-    insert_before(add, nodes)
     old = end.producer()
     assert old is not None  # a sum or a normalisation of the graph
     nodes[-1].metadata_props.update({MARK: name, KIND: setting.value})
-    replace_uses(end, nodes[-1].outputs[0])
+    replace_subgraph(add, old=[end], new=nodes[-1].outputs, nodes=nodes)  # under its name
     for node in (old, add):
         if node.graph is not None:
             remove_if_dead(node)
