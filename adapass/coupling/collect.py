@@ -122,9 +122,9 @@ def _uses(flow: Flow) -> Iterator[tuple[ir.Value, Dims, ir.Node]]:
             own.setdefault(value, []).append((node, dims))
     stored = [value for value in flow.dims if _is_stored(flow, value)]
     for value in stored:
-        node = value.producer() if _makes_itself(flow, value) else next((n for n, _ in value.uses()), None)
-        if node is not None:
-            yield value, flow.dims[value], node
+        owner = value.producer() if _makes_itself(flow, value) else next((n for n, _ in value.uses()), None)
+        if owner is not None:
+            yield value, flow.dims[value], owner
     for value, uses in own.items():
         for node, dims in uses:
             yield value, dims, node

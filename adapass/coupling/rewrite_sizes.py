@@ -186,7 +186,7 @@ def _override(
 
 
 def _rejoined(
-    node: ir.Node, value: ir.Value, sizes: Sequence[int | None], kind: np.dtype[np.signedinteger]
+    node: ir.Node, value: ir.Value, sizes: Sequence[int | None], kind: npt.DTypeLike
 ) -> ir.Value | None:
     """The concatenation again with other pieces, where every piece is one entry."""
     maker = value.producer()

@@ -103,7 +103,7 @@ def _compare(model: ir.Model, kept: Kept, coupling: Coupling) -> None:
         expected, actual, original = reference.run(feed), found.run(feed), before.run(feed)
         for name, array in expected.items():
             assert_close(actual[name], array, f"{name} with {sorted(kept)}")
-            moved = max(moved, float(np.max(np.abs(original[name] - array), initial=0)))
+            moved = max(moved, float(np.max(np.abs(np.subtract(original[name], array)), initial=0)))
     assert moved > 0, f"removing units of {sorted(kept)} changes nothing: the test shows nothing"
 
 

@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 ROWS, LOGITS = "float[batch, 6] x", "float[batch, 5] y"
 TWO = {"w": (6, 8), "wy": (8, 5)}
 
-CASES: Mapping[str, tuple[str, str, dict[str, Shape], str, str, str, str]] = {
+CASES: Mapping[str, tuple[str, str, Mapping[str, Shape], str, str, str, str]] = {
     "input": (
         ROWS,
         LOGITS,

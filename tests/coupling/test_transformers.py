@@ -28,7 +28,7 @@ AFTER = "j = Reshape(ot, joined) u = MatMul(j, wo)"
 ATTENTION = {"w0": (6, 8), "wq": (8, 12), "wk": (8, 12), "wv": (8, 12), "wo": (12, 8), "wy": (8, 5)}
 APART = "int64[4] apart = {0,0,3,4}, int64[3] joined = {0,0,-1}, float c = {0.5}"
 
-CASES: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, str, int]]]] = {
+CASES: Mapping[str, tuple[Mapping[str, Shape], str, str, list[tuple[str, str, int]]]] = {
     "attention": (
         ATTENTION,
         "e = MatMul(x, w0)" + SEPARATE + SCORES + AFTER + "r = Add(e, u) y = MatMul(r, wy)",
