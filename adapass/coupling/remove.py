@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.analyses.shapes import Shapes
@@ -35,9 +33,6 @@ from adapass.graph.constants import constant_tensor
 from adapass.graph.edit import fresh_name, mark_roots, new_constant, remove_dead_nodes
 from adapass.graph.shapes import infer_shapes
 from adapass.graph.text import clone
-
-
-Smaller = ir.Tensor[npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +131,7 @@ def _cut_shared(flow: Flow, cut: Cut) -> tuple[int, int]:
     return tensors, elements
 
 
-def _take(tensor: ir.TensorProtocol, dims: Dims, cut: Cut) -> Smaller:
+def _take(tensor: ir.TensorProtocol, dims: Dims, cut: Cut) -> ir.TensorProtocol:
     array = tensor.numpy()
     for axis, dim in enumerate(dims):
         if cut.touches(dim):
@@ -144,7 +139,7 @@ def _take(tensor: ir.TensorProtocol, dims: Dims, cut: Cut) -> Smaller:
     return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
 
-def _store(value: ir.Value, tensor: Smaller) -> None:
+def _store(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     """Put a smaller tensor where the larger one was: an initializer, or the attribute of a ``Constant``."""
     node = value.producer()
     if node is None:
@@ -156,7 +151,7 @@ def _store(value: ir.Value, tensor: Smaller) -> None:
     value.shape = ir.Shape(tensor.shape.numpy())
 
 
-def _new_value(node: ir.Node, old: ir.Value, tensor: Smaller) -> ir.Value:
+def _new_value(node: ir.Node, old: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     graph = node.graph
     if graph is None:
         raise ValueError(f"node '{node.op_type}' is in no graph")

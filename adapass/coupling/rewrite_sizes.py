@@ -122,7 +122,7 @@ def _rewrite_input(
     array = constant_array(value)
     if array is not None:
         flat = [_replaced(int(old), size, sized) for old, size in zip(array.reshape(-1), new, strict=True)]
-        node.replace_input_with(index, _constant(node, flat, array.dtype))
+        node.replace_input_with(index, _stored(node, np.array(flat, array.dtype).reshape(array.shape)))
         return
     known = _known_elements(value, len(new)) if sized.is_shape else [None] * len(new)
     sizes = [None if old in (-1, 0) else size for old, size in zip(known, new, strict=True)]

@@ -46,10 +46,21 @@ def _note_sum(flow: Flow, node: ir.Node) -> None:
         return
     behind_product = any(_comes_from_product(node.inputs[index]) for index in computed)
     for index in stored:
-        dims = [dim for dim in flow.of(node, index) if dim.size != flow.ones]
-        if behind_product or len(dims) > 1:
-            for dim in dims:
+        dims = flow.of(node, index)
+        free = [
+            dim
+            for at, dim in enumerate(dims)
+            if dim.size != flow.ones and _is_free(flow, node, computed, len(dims) - at)
+        ]
+        if behind_product or sum(dim.size != flow.ones for dim in dims) > 1:
+            for dim in free:
                 flow.plays(node, index, dim, "writes")
+
+
+def _is_free(flow: Flow, node: ir.Node, computed: list[int], from_end: int) -> bool:
+    """Whether an axis of the computed summands can still be cut: tables of positions have others."""
+    shapes = [flow.of(node, index) for index in computed]
+    return all(reason_of(dims[-from_end]) is None for dims in shapes if from_end <= len(dims))
 
 
 def _comes_from_product(value: ir.Value | None) -> bool:

@@ -1,4 +1,4 @@
-"""Operators that join and take apart: Concat, Split, Slice, Pad, Gather."""
+"""Operators that join and take apart: Concat, Split, Slice, Pad."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def slice_node(flow: Flow, node: ir.Node) -> None:
         if step != 1:
             dims[axis] = _strided(flow, dim, sizes[axis], starts[number], step)
             continue
-        before, dims[axis], after = _between(flow, dim, starts[number], sizes[axis])
+        before, dims[axis], after = between(flow, dim, starts[number], sizes[axis])
         if any(before.size):
             first[number] = (before,)
             follows += (dims[axis], after) if starts[number] < 0 else ()
@@ -100,7 +100,7 @@ def slice_node(flow: Flow, node: ir.Node) -> None:
     flow.sized.append(Sized(node, None if is_old else 2, "ends", tuple(last), follows=follows))
 
 
-def _between(flow: Flow, dim: Dim, start: int, size: Size) -> tuple[Dim, Dim, Dim]:
+def between(flow: Flow, dim: Dim, start: int, size: Size) -> tuple[Dim, Dim, Dim]:
     whole = dim.size
     low = tuple(max(0, s + start) if start < 0 else min(start, s) for s in whole)
     high = tuple(s - a - b for s, a, b in zip(whole, low, size, strict=True))
@@ -149,40 +149,3 @@ def pad(flow: Flow, node: ir.Node) -> None:
     flow.give(node, dims)
     is_old = "pads" in node.attributes
     flow.sized.append(Sized(node, None if is_old else 1, "pads", tuple(elements)))
-
-
-def gather(flow: Flow, node: ir.Node) -> None:
-    data, indices = flow.of(node, 0), flow.of(node, 1)
-    axis = node.attributes.get_int("axis", 0) % len(data)
-    if _gather_one(flow, node, axis):
-        return
-    fix(data[axis], "its entries are looked up by number")
-    for position, dim in enumerate(data):
-        if position != axis:
-            flow.plays(node, 0, dim, "writes")
-    flow.give(node, [*data[:axis], *indices, *data[axis + 1 :]])
-
-
-def _gather_one(flow: Flow, node: ir.Node, axis: int) -> bool:
-    """A list of one stored number is a Slice of one entry; what lies around it may shrink."""
-    data, indices = flow.of(node, 0), constant_array(node.inputs[1])
-    if indices is None or indices.shape != (1,) or reason_of(data[axis]) is not None:
-        return False
-    before, picked, after = _between(flow, data[axis], int(indices[0]), flow.ones)
-    fix(picked, PICKED)
-    flow.give(node, [*data[:axis], picked, *data[axis + 1 :]])
-    rest = (picked, after) if indices[0] < 0 else ()
-    flow.sized.append(Sized(node, 1, "", ((before,),), follows=rest))
-    return True
-
-
-def gather_elements(flow: Flow, node: ir.Node) -> None:
-    """Along one axis entries are picked; along the others data and indices run side by side."""
-    data, indices = flow.of(node, 0), flow.of(node, 1)
-    chosen = node.attributes.get_int("axis", 0) % len(data)
-    for axis, (mine, theirs) in enumerate(zip(data, indices, strict=True)):
-        if axis == chosen:
-            fix(mine, PICKED)
-        else:
-            unify(mine, theirs)
-    flow.give(node, indices)

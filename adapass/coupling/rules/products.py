@@ -7,6 +7,7 @@ import onnx_ir as ir
 from adapass.coupling.dims import Dim, mark
 from adapass.coupling.flow import Dims, Flow, Read, Refused
 from adapass.coupling.relations import unify
+from adapass.coupling.rules.lookups import is_looked_up_weight
 
 MATRIX = 2
 
@@ -28,6 +29,10 @@ def _note_roles(flow: Flow, node: ir.Node, batch: list[Dim]) -> None:
     left, right = flow.of(node, 0), flow.of(node, 1)
     stored = flow.is_stored(node, 0), flow.is_stored(node, 1)
     is_outer = left[-1].size == flow.ones
+    if any(is_looked_up_weight(flow, node, index) for index in (0, 1)):
+        for dim in (*left[-MATRIX:], *right[-MATRIX:]):
+            mark(dim, "linear")
+        return
     if not any(stored):
         for dim in batch:
             mark(dim, "heads")
@@ -43,7 +48,6 @@ def _note_roles(flow: Flow, node: ir.Node, batch: list[Dim]) -> None:
                 mark(dim, "stacked")
                 flow.plays(node, index, dim, "writes")
     if not all(stored):
-        mark(left[-1], "linear")
         mark((left if stored[0] and len(left) >= MATRIX else right)[-2 if stored[0] else -1], "linear")
 
 
