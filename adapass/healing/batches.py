@@ -84,7 +84,7 @@ def _varied(images: Array, settings: Settings, random: np.random.Generator) -> A
     count, _, height, width = images.shape
     result = images.copy()
     if settings.mirror:
-        turned = random.random(count) < 0.5
+        turned = random.integers(0, 2, count) == 1
         result[turned] = result[turned][..., ::-1]
     if settings.crop:
         most = settings.crop

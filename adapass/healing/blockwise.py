@@ -95,7 +95,8 @@ def _lesson(
         return hidden_loss(student, teacher, segment.ends)
 
     def batches(epoch: int) -> Iterable[Batch]:
-        return (training[i] for i in rounds(seed, epoch).permutation(len(training)))
+        order = [int(i) for i in rounds(seed, epoch).permutation(len(training))]
+        return [training[i] for i in order]
 
     def judge() -> float:
         return mean_loss(trainable, judging, segment.ends)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
@@ -23,7 +23,7 @@ from adapass.healing.course import Course
 from adapass.healing.distill import Healed, distill
 from adapass.healing.end_to_end import whole_lesson
 from adapass.healing.settings import Settings
-from adapass.healing.training import train
+from adapass.healing.training import Batch, train
 from adapass.healing.watch import Watch, deterministic
 from adapass.progress import Progress
 
@@ -101,7 +101,10 @@ def _step_seconds(course: Course, rewritten: ir.Model) -> tuple[float, int]:
     def timed(_done: int, _total: int) -> None:
         times.append(monotonic())
 
-    few = replace(lesson, batches=lambda epoch: islice(lesson.batches(epoch), _MEASURED_STEPS), epochs=1)
+    def first(epoch: int) -> Iterable[Batch]:
+        return islice(lesson.batches(epoch), _MEASURED_STEPS)
+
+    few = replace(lesson, batches=first, epochs=1)
     train(replace(few, judge=lambda: 0.0), course.settings, course.watch, report=timed)
     between = np.diff(times)
     return (float(np.median(between)) if len(between) else 1e-3), lesson.steps

@@ -230,8 +230,9 @@ class _Scope:
     def _attribute(self, attribute: ir.Attr) -> Tensor:
         if attribute.type == ir.AttributeType.TENSOR:
             return self._buffer(attribute.name, stored_tensor(attribute.as_tensor()))
+        several = (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS)
         value: Tensor = attribute.value
-        return tuple(value) if isinstance(value, (list, tuple)) else value
+        return tuple(value) if attribute.type in several else value
 
     def _call(
         self, compute: Compute, arguments: tuple[Tensor, ...], settings: dict[str, Tensor], name: str | None

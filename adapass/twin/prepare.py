@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -107,7 +108,7 @@ def _is_defined(model: ir.Model, node: ir.Node) -> bool:
     """Whether ONNX itself defines the operator by a function of simpler ones."""
     version = model.opset_imports.get(node.domain, 1)
     try:
-        schema = defs.get_schema(node.op_type, version, node.domain)
+        schema: Any = defs.get_schema(node.op_type, version, node.domain)
     except defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)

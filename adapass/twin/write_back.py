@@ -32,7 +32,7 @@ def update_weights(model: ir.Model, twin: Twin) -> int:
         assert old is not None
         if np.array_equal(_bits(old.numpy()), _bits(array)):
             continue
-        places[name].const_value = ir.Tensor(array, dtype=old.dtype, name=name)
+        places[name].const_value = ir.tensor(array, dtype=old.dtype, name=name)
         changed += 1
     return changed
 

@@ -50,6 +50,10 @@ def stored(model: ir.Model, name: str) -> Any:
     return tensor.numpy()
 
 
+def close(found: Any, wanted: Any) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_an_untrained_twin_changes_nothing() -> None:
     model = parse(TEXT)
     before = model.graph.initializers["w"].const_value
@@ -107,7 +111,7 @@ def test_the_model_computes_what_the_trained_twin_does() -> None:
     update_weights(model, twin)
 
     x = np.array([[1.0, 2.0]], np.float32)
-    np.testing.assert_allclose(twin.run({"x": x})["y"], Session(model).run({"x": x})["y"], rtol=1e-6)
+    close(twin.run({"x": x})["y"], Session(model).run({"x": x})["y"])
 
 
 def test_refuses_a_model_the_twin_was_not_built_from() -> None:

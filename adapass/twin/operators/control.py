@@ -35,8 +35,8 @@ def run_loop(
         state, scans = results[1 : 1 + len(state)], [*scans, results[1 + len(state) :]]
         count += 1
     stacked = [torch.stack(column) for column in zip(*scans, strict=True)]
-    every = (*state, *stacked)
-    return every if len(every) > 1 else every[0]
+    every: list[Tensor] = [*state, *stacked]
+    return tuple(every) if len(every) > 1 else every[0]
 
 
 def run_scan(
@@ -63,5 +63,5 @@ def run_scan(
         torch.stack(list(reversed(column)) if back else list(column), axis)
         for column, axis, back in zip(zip(*rows, strict=True), out_axes, out_reverse, strict=True)
     ]
-    every = (*state, *stacked)
-    return every if len(every) > 1 else every[0]
+    every: list[Tensor] = [*state, *stacked]
+    return tuple(every) if len(every) > 1 else every[0]
