@@ -8,6 +8,9 @@ import onnx_ir as ir
 import pytest
 
 from adapass.coupling.groups import Coupling
+from adapass.coupling.remove import remove
+from adapass.errors import UsageError
+from adapass.graph.text import to_text
 
 Build = Callable[..., ir.Model]
 Check = Callable[[ir.Model], Coupling]
@@ -70,8 +73,9 @@ def test_attention_as_one_operator(build: Build, removes_what_it_zeroes: Check) 
     ]
 
 
-def test_channels_go_their_own_way_through_shuffles(build: Build, removes_what_it_zeroes: Check) -> None:
-    """Two units of ShuffleNet V2: each channel passes by some branches and is read by others."""
+@pytest.fixture
+def two_units(build: Build) -> ir.Model:
+    """Two units of ShuffleNet V2."""
     unit = (
         "a{0}, b{0} = Split<axis = 1, num_outputs = 2>(s{0}) "
         "c{0} = Conv(b{0}, w{0}) d{0} = Conv<group = 6>(c{0}, v{0}) "
@@ -82,7 +86,7 @@ def test_channels_go_their_own_way_through_shuffles(build: Build, removes_what_i
     for number in (0, 1):
         weights |= {f"w{number}": (6, 5, 1, 1), f"v{number}": (6, 1, 1, 1), f"u{number}": (5, 6, 1, 1)}
     body = "s0 = Conv(x, w) " + unit.format(0, 1) + unit.format(1, 2)
-    model = build(
+    return build(
         "float[batch, 3, 4, 4] x",
         "float[batch, 5] y",
         weights,
@@ -90,11 +94,26 @@ def test_channels_go_their_own_way_through_shuffles(build: Build, removes_what_i
         "int64[5] apart = {-1,2,5,4,4}, int64[4] joined = {-1,10,4,4}",
     )
 
-    coupling = removes_what_it_zeroes(model)
+
+def test_channels_go_their_own_way_through_shuffles(
+    two_units: ir.Model, removes_what_it_zeroes: Check
+) -> None:
+    """Each channel passes by some branches and is read by others."""
+    coupling = removes_what_it_zeroes(two_units)
 
     assert [(group.key, group.units) for group in coupling.groups] == [
         ("w:0.0", 5), ("w:0.5", 5), ("w0:0", 6), ("u0:0.0", 5), ("w1:0", 6), ("u1:0.0", 5),
     ]  # fmt: skip
+
+
+def test_a_branch_must_keep_something(two_units: ir.Model) -> None:
+    """Both groups keep a channel, but both of these channels pass by the second branch."""
+    before = to_text(two_units)
+
+    with pytest.raises(UsageError, match="nothing would be left of axis 1 of 'b1'"):
+        remove(two_units, {"w:0.0": [0], "u0:0.0": [0]})
+
+    assert to_text(two_units) == before
 
 
 def test_scales_of_channels_follow(build: Build, removes_what_it_zeroes: Check) -> None:
@@ -171,3 +190,33 @@ def test_shuffled_groups_shrink_alike(
     found = {group.key: group for group in coupling.groups}
     assert found["g1:0.0"].units == units
     assert all(len(unit) == channels // units for unit in found["g1:0.0"].written[0].positions)
+
+
+POSITIONS: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, int]]]] = {
+    "slices": (
+        {"w": (6, 8), "wa": (5, 5), "wb": (3, 5)},
+        "h = MatMul(x, w) a = Slice(h, five, far, one) b = Slice(h, zero, five, one) "
+        "c = MatMul(a, wa) d = MatMul(b, wb) y = Add(c, d)",
+        "int64[1] five = {-5}, int64[1] far = {9223372036854775807}, int64[1] zero = {0}, int64[1] one = {1}",
+        [("w:1.1", 5), ("w:1.0", 3)],
+    ),
+    "one-picked": (
+        {"w": (6, 8), "wy": (6, 5)},
+        "h = MatMul(x, w) r = Reshape(h, apart) q = Slice(r, zero, last, one) k = Gather<axis = 1>(r, last) "
+        "m = Mul(q, k) f = Reshape(m, flat) y = MatMul(f, wy)",
+        "int64[3] apart = {0,4,2}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] last = {-1},"
+        "int64[2] flat = {0,-1}",
+        [("w:1.0", 3), ("w:1.2", 2)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_positions_from_the_end_stay_where_they_are(
+    name: str, build: Build, removes_what_it_zeroes: Check
+) -> None:
+    weights, body, extra, expected = POSITIONS[name]
+
+    coupling = removes_what_it_zeroes(build("float[batch, 6] x", "float[batch, 5] y", weights, body, extra))
+
+    assert sorted((group.key, group.units) for group in coupling.groups) == sorted(expected)
