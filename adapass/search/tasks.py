@@ -100,7 +100,11 @@ class PlanTask:
 
 
 def fit_plan(task: PlanTask) -> PackedModel | str:
-    """The fitted model; a text that says why, where the plan moves the output further than is allowed."""
+    """The fitted model, or a text that says why not.
+
+    A plan may move the output further than is allowed; or an earlier part of it may have taken away, in a way
+    no family foresaw, what a later one wanted to change.
+    """
     data = task.data.get()
     check = [data.feeds(i) for i in range(min(CHECKED_FEEDS, len(data)))]
     plan = Plan(tuple(part.unpack() for part in task.parts))
@@ -109,6 +113,8 @@ def fit_plan(task: PlanTask) -> PackedModel | str:
         return pack_model(apply_plan(clean, plan, fit=data, check=check, fits=task.fits))
     except TooLossyError as error:
         return error.why
+    except UsageError as error:
+        return f"cannot be made: {error}"
 
 
 @dataclass(frozen=True, slots=True)

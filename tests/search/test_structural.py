@@ -11,14 +11,19 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import BudgetedPass, Choice, Damage, Proposal, Samples
+from adapass.data import load_data
+from adapass.executor import InProcess
 from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
+from adapass.graph.packed import pack_model
 from adapass.graph.text import parse
 from adapass.rewrite import PassResult
 from adapass.search.evaluations import offered
 from adapass.search.joint import JointProblem, Rates, plan_of
+from adapass.search.plan import Part
 from adapass.search.statics import StaticOption, overlap, priced_structural
 from adapass.search.structural import MAX_PRICED, Layers, effect_of
+from adapass.search.tasks import PackedPart, PlanTask, fit_plan
 from adapass.text_form import parse_pass
 
 QUANTIZE = cast("BudgetedPass", parse_pass("quantize-8bit"))
@@ -189,3 +194,15 @@ def test_structure_changes_before_precision() -> None:
     plan = plan_of([_8bit("a", 1.0), narrow], None)
 
     assert [part.step.name for part in plan.parts] == ["narrow", "quantize-8bit"]
+
+
+def test_a_plan_that_cannot_be_made_says_so_and_ends_nothing() -> None:
+    rows = load_data({"x": np.ones((2, 8), np.float32)}, parse(MODEL))
+    executor = InProcess()
+    remove = cast("BudgetedPass", parse_pass("remove-blocks"))
+    part = PackedPart.of(Part(remove, (Choice("remove-blocks", "gone", "remove"),)))
+
+    found = fit_plan(PlanTask(executor.share(pack_model(parse(MODEL))), executor.share(rows), (part,), {}))
+
+    assert isinstance(found, str)
+    assert found.startswith("cannot be made: this model has no choice remove-blocks:gone=remove")
