@@ -74,12 +74,9 @@ class MomentSums:
     gram: Doubles | None = None
 
     def add(self, rows: Doubles) -> None:
-        if self.total is None or self.gram is None:
-            width = rows.shape[1]
-            self.total, self.gram = np.zeros(width), np.zeros((width, width))
         self.rows += len(rows)
-        self.total = self.total + rows.sum(axis=0)
-        self.gram += rows.T @ rows
+        self.total = _added(self.total, rows.sum(axis=0))
+        self.gram = _added(self.gram, rows.T @ rows)
 
     def done(self, name: str) -> Moments:
         if self.total is None or self.gram is None or self.rows == 0:
@@ -99,13 +96,10 @@ class CrossSums:
     def add(self, x: Doubles, y: Doubles) -> None:
         if len(x) != len(y):
             raise UsageError(f"rows of x and y must pair up: {len(x)} and {len(y)} found")
-        if self.total is None or self.cross is None or self.squares is None:
-            self.total, self.squares = np.zeros(y.shape[1]), np.zeros(y.shape[1])
-            self.cross = np.zeros((x.shape[1], y.shape[1]))
         self.x.add(x)
-        self.total = self.total + y.sum(axis=0)
-        self.squares = self.squares + (y * y).sum(axis=0)
-        self.cross += x.T @ y
+        self.total = _added(self.total, y.sum(axis=0))
+        self.squares = _added(self.squares, (y * y).sum(axis=0))
+        self.cross = _added(self.cross, x.T @ y)
 
     def done(self, name: str) -> CrossMoments:
         x = self.x.done(name)
@@ -113,6 +107,14 @@ class CrossSums:
         assert self.cross is not None
         assert self.squares is not None
         return CrossMoments(x, self.total, self.cross, self.squares)
+
+
+def _added(sum_: Doubles | None, more: Doubles) -> Doubles:
+    """In place, so that large sums are not copied batch by batch."""
+    if sum_ is None:
+        return more
+    np.add(sum_, more, out=sum_)
+    return sum_
 
 
 def moments(

@@ -47,8 +47,7 @@ class Walk:
 
     def look(self, names: Sequence[str]) -> Iterator[tuple[Selection, Values]]:
         """Values computed from what is known here, batch by batch; nothing moves."""
-        for selection, values in self._run(names):
-            yield selection, values
+        yield from self._run(names)
 
     def advance(self, node: ir.Node | None, names: Sequence[str] = ()) -> Iterator[tuple[Selection, Values]]:
         """Run on until right before ``node`` (``None``: to the end); ``names`` are shown on the way.

@@ -19,7 +19,7 @@ from adapass.graph.text import clone
 from adapass.moments.batches import Batches
 from adapass.moments.walk import Walk
 from adapass.passes.prune.importance import Order, Reading
-from adapass.passes.prune.linear_ops import linear_ops, store, stored
+from adapass.passes.prune.linear_ops import Doubles, linear_ops, store, stored
 from adapass.search.damage import damage_of
 
 
@@ -77,7 +77,7 @@ def measured(model: ir.Model, changes: Sequence[Change], batches: Batches) -> Ma
     return found
 
 
-def _without(matrix: Array, reading: Reading, gone: Sequence[int]) -> Array:
+def _without(matrix: Doubles, reading: Reading, gone: Sequence[int]) -> Doubles:
     cut = matrix.copy()
     for unit in gone:
         cut[reading.columns[unit]] = 0.0

@@ -22,9 +22,8 @@ class Generated:
     @classmethod
     def of(cls, model: ir.Model, count: int, seed: int) -> Generated:
         """``count`` samples; their first row, where the model takes any batch."""
-        return cls(
-            tuple(_first_rows(model, feeds) for feeds in generate_feeds(model, seed=seed, cases=count))
-        )
+        cases = generate_feeds(model, seed=seed, cases=count)
+        return cls(tuple(_first_rows(model, feeds) for feeds in cases))
 
     def __len__(self) -> int:
         return len(self.cases)

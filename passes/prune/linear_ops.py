@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from adapass.graph.edit import constant_array
 from adapass.moments.sources import Source, window_of
 
 Doubles = npt.NDArray[np.float64]
+Weights = npt.NDArray[np.floating[Any]]
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 
@@ -58,13 +60,13 @@ class LinearOp:
         """The axis of the weight that is summed over."""
         return 1 if self.transposed else 0
 
-    def matrix(self, stored: Array) -> Doubles:
+    def matrix(self, stored: Weights) -> Doubles:
         """The weight as [width, outputs]."""
         wide = stored.astype(np.float64)
         flat = wide.reshape(len(wide), -1).T if self.transposed else wide
         return flat * self.scale
 
-    def tensor(self, matrix: Doubles, like: Array) -> Array:
+    def tensor(self, matrix: Doubles, like: Weights) -> Weights:
         """The inverse of ``matrix``, in the shape and type of ``like``."""
         flat = matrix / self.scale
         return np.ascontiguousarray((flat.T if self.transposed else flat).reshape(like.shape)).astype(
@@ -83,11 +85,11 @@ def linear_ops(model: ir.Model) -> tuple[LinearOp, ...]:
     return tuple(op for op in found if op is not None)
 
 
-def stored(model: ir.Model, name: str) -> Array:
-    """The contents of an initializer."""
+def stored(model: ir.Model, name: str) -> Weights:
+    """The contents of an initializer of floats."""
     array = constant_array(model.graph.initializers[name])
     assert array is not None  # an initializer has contents
-    return array
+    return cast("Weights", array)
 
 
 def store(model: ir.Model, name: str, array: Array) -> None:
@@ -132,7 +134,7 @@ def _convolution(node: ir.Node, data: ir.Value, weight: ir.Value, sizes: list[in
 
 
 def _product(node: ir.Node, data: ir.Value, weight: ir.Value, sizes: list[int]) -> LinearOp | None:
-    if len(sizes) != 2 or node.attributes.get_int("transA", 0):
+    if len(sizes) != 2 or node.attributes.get_int("transA", 0) != 0:
         return None
     transposed = bool(node.attributes.get_int("transB", 0))
     outputs = sizes[0] if transposed else sizes[1]

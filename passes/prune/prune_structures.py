@@ -164,7 +164,7 @@ class PruneStructures(BudgetedPass):
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
     ) -> Mapping[str, Damage] | None:
-        """Damage of each choice alone, by its key: one walk over the model for all that products alone read."""
+        """Damage of each choice alone, by its key; one walk serves all groups that products alone read."""
         offers = self._find(model, facts).offers
         chosen = [(choice, *_matched([choice], offers)[0]) for choice in choices]
         quick = [each for each in chosen if is_read_by_products_alone(model, each[1])]

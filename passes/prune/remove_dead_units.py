@@ -10,6 +10,7 @@ weight zero adds zero, and what is written with weight zero stays zero through o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
@@ -73,14 +74,18 @@ def _unread(model: ir.Model, group: Group) -> Marks:
     """Units that everybody reads with weight zero."""
     if not group.read:
         return np.zeros(group.units, np.bool_)
-    return np.all([_zero(model, place) for place in group.read], axis=0)
+    return _in_all([_zero(model, place) for place in group.read])
 
 
 def _always_zero(model: ir.Model, group: Group) -> Marks:
     """Units that everybody writes with weight zero, and nothing on the way makes anything else of."""
     if not group.written or not _zero_stays(model, group):
         return np.zeros(group.units, np.bool_)
-    return np.all([_zero(model, place) for place in group.written], axis=0)
+    return _in_all([_zero(model, place) for place in group.written])
+
+
+def _in_all(marks: Sequence[Marks]) -> Marks:
+    return np.asarray(np.stack(marks).all(axis=0))
 
 
 def _zero(model: ir.Model, place: Place) -> Marks:

@@ -93,8 +93,8 @@ def greedy_removal(
         costs = np.sum([_costs(reader, left) for reader in readers], axis=0)
         most = max(1, len(left) // ONE_BY_ONE) if len(left) > ONE_BY_ONE else 1
         until = max([stop for stop in (*stops, least) if stop < len(left)], default=least)
-        cheapest = np.argsort(costs, kind="stable")[: min(most, len(left) - until)]
-        gone = [left[place] for place in cheapest]
+        cheapest: Integers = np.argsort(costs, kind="stable")[: min(most, len(left) - until)]
+        gone = [left[int(place)] for place in cheapest]
         cost = sum(_take_out(reader, gone) for reader in readers)
         order += gone
         errors += [cost / len(gone)] * len(gone)
@@ -128,11 +128,11 @@ def _costs(reader: Reader, left: Sequence[int]) -> Doubles:
     if places.shape[1] == 1:
         single = places[:, 0]
         sizes = (reader.weight[single] ** 2).sum(axis=1)
-        return reader.scale * sizes / reader.inverse[single, single]
+        return np.asarray(reader.scale * sizes / reader.inverse[single, single])
     blocks = reader.inverse[places[:, :, None], places[:, None, :]]
     weight = reader.weight[places]
     solved = np.linalg.solve(blocks, weight)
-    return reader.scale * np.maximum(np.einsum("uco,uco->u", weight, solved), 0.0)
+    return np.asarray(reader.scale * np.maximum(np.einsum("uco,uco->u", weight, solved), 0.0))
 
 
 def _joint_cost(reader: Reader, places: Integers) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
@@ -55,14 +56,15 @@ def _node(model: ir.Model, name: str) -> ir.Node:
 def test_piece_by_piece_is_all_at_once(room_bytes: int) -> None:
     model = parse(TEXT)
     batches = Batches.of(model, DATA, size=4)
-    expected = Session(model, outputs=["a", "c", "d", "y", "early"]).run({"x": DATA.rows})
-    seen: dict[str, list[Array]] = {}
+    names = ["a", "c", "d", "y", "early"]
+    expected = {n: _wide(v) for n, v in Session(model, outputs=names).run({"x": DATA.rows}).items()}
+    seen: dict[str, list[npt.NDArray[np.float64]]] = {}
 
     with Walk(model, batches, room_bytes=room_bytes) as walk:
-        for node, names in (("early", ["a"]), ("d", ["c", "early"]), ("d", []), (None, ["y", "d", "early"])):
-            for _, values in walk.advance(_node(model, node) if node else None, names):
+        for node, shown in (("early", ["a"]), ("d", ["c", "early"]), ("d", []), (None, ["y", "d", "early"])):
+            for _, values in walk.advance(_node(model, node) if node else None, shown):
                 for name, array in values.items():
-                    seen.setdefault(name, []).append(array)
+                    seen.setdefault(name, []).append(_wide(array))
 
     for name in ("a", "c", "d", "y"):
         np.testing.assert_allclose(np.concatenate(seen[name]), expected[name], rtol=1e-6)
@@ -71,20 +73,24 @@ def test_piece_by_piece_is_all_at_once(room_bytes: int) -> None:
 
 def test_looking_moves_nothing_and_changes_ahead_are_seen() -> None:
     model = parse(TEXT)
-    before = Session(model, outputs=["c"]).run({"x": DATA.rows})["c"]
+    before = _wide(Session(model, outputs=["c"]).run({"x": DATA.rows})["c"])
 
     with Walk(model, Batches.of(model, DATA)) as walk:
         list(walk.advance(_node(model, "d")))
         for _ in range(2):
             (_, values), *_ = walk.look(["d", "c"])
-            np.testing.assert_allclose(values["d"], before @ _weight(model), rtol=1e-5)
+            np.testing.assert_allclose(_wide(values["d"]), before @ _weight(model), rtol=1e-5)
         model.graph.initializers["w"].const_value = ir.tensor(np.eye(3, dtype=np.float32), name="w")
         ((_, values),) = walk.look(["d"])
 
-    np.testing.assert_allclose(values["d"], before, rtol=1e-6)
+    np.testing.assert_allclose(_wide(values["d"]), before, rtol=1e-6)
 
 
-def _weight(model: ir.Model) -> Array:
+def _weight(model: ir.Model) -> npt.NDArray[np.float64]:
     stored = model.graph.initializers["w"].const_value
     assert stored is not None
-    return stored.numpy()
+    return _wide(stored.numpy())
+
+
+def _wide(array: Array) -> npt.NDArray[np.float64]:
+    return np.asarray(array, np.float64)

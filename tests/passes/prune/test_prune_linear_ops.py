@@ -14,7 +14,8 @@ from tests.passes.prune.nets import CONVS, TOKENS, Images, Sentences, network
 
 GEMMS = """
 <ir_version: 10, opset_import: ["" : 20]>
-net (float[N, 3] x, float[3, N] xt) => (float[N, 2] y, float[N, 2] z, float[N, 2] u, float[N, 2] s, float[3, 2] e)
+net (float[N, 3] x, float[3, N] xt)
+ => (float[N, 2] y, float[N, 2] z, float[N, 2] u, float[N, 2] s, float[3, 2] e)
 <float[3, 2] w = {1, 2, 3, 4, 5, 6}, float[2, 3] wt = {1, 2, 3, 4, 5, 6}, float[2] b = {1, -1},
  float[2] c = {3, 4}, float[3, 2] shared = {1, 2, 3, 4, 5, 6}, float[1] one = {1},
  float[3, 3] left = {1, 2, 3, 4, 5, 6, 7, 8, 9}>
@@ -41,7 +42,8 @@ def test_the_matrix_computes_what_the_operator_computes(text: str, data: Images 
     ops = linear_ops(model)
     names = [n for op in ops for n in (op.source.value, op.output.value, op.total, op.residual) if n]
     inputs = {value.name for value in model.graph.inputs}
-    values = {**feeds, **Session(model, outputs=[n for n in names if n not in inputs]).run(feeds)}
+    shown = Session(model, outputs=[n for n in names if n not in inputs]).run(feeds)
+    values = {name: np.asarray(array, np.float64) for name, array in {**feeds, **shown}.items()}
     selection = Selection(tuple(range(len(next(iter(feeds.values()))))), None, None)
 
     for op in ops:

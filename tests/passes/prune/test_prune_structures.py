@@ -202,6 +202,7 @@ def test_damage_grows_with_what_is_removed_and_is_near_what_comes_true(net: str)
 
     found = STEP.damages(model, FactCache(model), choices, data)
 
+    assert found is not None
     assert digest(model) == before
     assert set(found) == {choice.key for choice in choices}
     for site in {choice.site for choice in choices}:
@@ -220,6 +221,7 @@ def test_what_products_do_not_read_alone_is_measured_by_fitting() -> None:
 
     found = step.damages(model, FactCache(model), choices, data)
 
+    assert found is not None
     assert set(found) == {choice.key for choice in choices}
     assert all(0.0 < damage.distortion < 5.0 for damage in found.values())
 

@@ -53,7 +53,9 @@ def test_dead_neurons_go_and_the_numbers_stay(model: ir.Model) -> None:
     assert stored(result.model, "w").tolist() == [[1, 2], [3, 4]]
     assert stored(result.model, "v").tolist() == [[1, 2], [5, 6]]
     feed = {"x": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)}
-    before, after = (Session(each, outputs=["y"]).run(feed)["y"] for each in (model, result.model))
+    before, after = (
+        np.asarray(Session(each, outputs=["y"]).run(feed)["y"], np.float64) for each in (model, result.model)
+    )
     np.testing.assert_allclose(before, after, rtol=1e-6)
 
 
