@@ -84,7 +84,7 @@ def _varied(images: Array, settings: Settings, random: np.random.Generator) -> A
     count, _, height, width = images.shape
     result = images.copy()
     if settings.mirror:
-        turned = random.integers(0, 2, count) == 1
+        turned = np.flatnonzero(random.integers(0, 2, (count,)))
         result[turned] = result[turned][..., ::-1]
     if settings.crop:
         most = settings.crop

@@ -157,7 +157,13 @@ SMOOTH: Mapping[str, Case] = {
     ),
     "batch norm": (
         normalisation.batch_norm,
-        (double(2, 3, 4), double(3), double(3), whole([0.1, 0.2, 0.3]), whole([1.0, 2.0, 3.0])),
+        (
+            double(2, 3, 4),
+            double(3),
+            double(3),
+            torch.tensor([0.1, 0.2, 0.3]).double(),
+            torch.tensor([1.0, 2.0, 3.0]).double(),
+        ),
         {},
     ),
     "local response": (normalisation.local_response, (double(1, 5, 3),), {"size": 3, "alpha": 0.5}),
