@@ -22,7 +22,7 @@ import onnx_ir as ir
 from adapass.budgeted import Array
 from adapass.graph.edit import constant_array, insert_before, new_initializer
 from adapass.moments.sources import Source, Window
-from adapass.passes.prune.linear_ops import LinearOp, linear_ops, stored
+from adapass.passes.prune.linear_ops import LinearOp, Weights, linear_ops, stored
 
 Doubles = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def _vertical(window: Window) -> Window:
     )
 
 
-def matrix_of(thin: Thin, weight: Array) -> Doubles:
+def matrix_of(thin: Thin, weight: Weights) -> Doubles:
     """[rows, columns]"""
     if thin.form is not Form.SPATIAL:
         return thin.op.matrix(weight)

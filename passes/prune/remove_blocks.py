@@ -74,7 +74,7 @@ class RemoveBlocks(BudgetedPass):
     """What may take the place of a branch, the preferred one first."""
     layers: bool = True
     """Whether attention and feed-forward part of a layer are also one site."""
-    refit: Refit = Refit.ALL
+    refit: Refit = Refit.LAST
     """Refit nothing, the last learned layer of each branch that stays, or all of its learned layers."""
     damping: float = 1e-3
     """Pull of the refitted weights towards what they were, relative to the mean square of their inputs."""
@@ -245,7 +245,7 @@ def _output_axes(product: ir.Node) -> Iterator[str]:
     """The output axis of the weight that only this product reads."""
     for value in product.inputs[1:2]:
         if value is not None and len(value.uses()) == 1:
-            flipped = product.op_type == "Conv" or product.attributes.get_int("transB", 0)
+            flipped = product.op_type == "Conv" or product.attributes.get_int("transB", 0) == 1
             yield f"{name_of(value)}:{0 if flipped else 1}"
 
 

@@ -117,7 +117,7 @@ def chains(branches: Sequence[Branch]) -> tuple[tuple[Branch, ...], ...]:
     for branch in branches:
         chain = last.pop(carried_from(branch.stream), None)
         if chain is None:
-            chain = []
+            chain = list[Branch]()
             found.append(chain)
         chain.append(branch)
         last[branch.sum] = chain

@@ -81,13 +81,17 @@ class Pattern:
         if self.kept is not None:
             return bool((mask.reshape(-1, self.wide, outputs).sum(axis=1) <= self.kept).all())
         blocks = mask.reshape(inputs // self.wide, self.wide, outputs // self.high, self.high).any((1, 3))
-        chunks = -(-inputs // self.chunk(inputs))
-        return bool(blocks.sum() <= blocks.size - np.floor(self.share * blocks.size) + chunks)
+        return bool(blocks.sum() <= blocks.size - self.gone(inputs, outputs))
 
-    def choose(self, saliency: Doubles) -> Mask:
+    def gone(self, inputs: int, outputs: int) -> int:
+        """How many blocks of a weight of this size go."""
+        return int(np.floor(self.share * (inputs // self.wide) * (outputs // self.high) + 1e-9))
+
+    def choose(self, saliency: Doubles, gone: int | None = None) -> Mask:
         """True where weights stay: the most salient of each group, or all but the least salient blocks.
 
-        ``saliency`` [inputs, outputs], of whole groups. Ties go to the first.
+        ``saliency`` [inputs, outputs], of whole groups; ``gone`` blocks of them go in the place of the
+        share, where this is a part of a weight. Ties go to the first.
         """
         inputs, outputs = saliency.shape
         if self.kept is not None:
@@ -95,8 +99,8 @@ class Pattern:
             rank = np.argsort(np.argsort(-groups, axis=1, kind="stable"), axis=1, kind="stable")
             return (rank < self.kept).reshape(inputs, outputs)
         blocks = saliency.reshape(inputs // self.wide, self.wide, outputs // self.high, self.high).sum((1, 3))
-        gone = int(np.floor(self.share * blocks.size + 1e-9))
+        gone = self.gone(inputs, outputs) if gone is None else gone
         stays = np.ones(blocks.size, np.bool_)
         stays[np.argsort(blocks, axis=None, kind="stable")[:gone]] = False
-        spread = stays.reshape(blocks.shape)
-        return np.repeat(np.repeat(spread, self.wide, axis=0), self.high, axis=1)
+        cells = stays.reshape(inputs // self.wide, 1, outputs // self.high, 1)
+        return np.tile(cells, (1, self.wide, 1, self.high)).reshape(inputs, outputs)

@@ -39,7 +39,8 @@ def surgeon(matrix: Doubles, gram: Doubles, pattern: Pattern, *, damping: float)
     for start in range(0, inputs, chunk):
         end = min(start + chunk, inputs)
         if pattern.kept is None:
-            mask[start:end] = pattern.choose((weight[start:end] / diagonal[start:end, None]) ** 2)
+            gone = pattern.gone(end, matrix.shape[1]) - pattern.gone(start, matrix.shape[1])
+            mask[start:end] = pattern.choose((weight[start:end] / diagonal[start:end, None]) ** 2, gone)
         for i in range(start, end):
             if pattern.kept is not None and (i - start) % pattern.wide == 0:
                 group = slice(i, i + pattern.wide)

@@ -84,12 +84,14 @@ def mlp() -> ir.Model:
 def rows() -> Rows:
     rng = np.random.default_rng(0)
     low = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 24)) + 2.0 + 0.05 * rng.normal(size=(300, 24))
-    return Rows({"x": low.astype(np.float32)})
+    return Rows({"x": np.asarray(low, np.float32)})
 
 
 def images(channels: int = 8) -> Rows:
     rng = np.random.default_rng(0)
-    low = np.einsum("ck,nkhw->nchw", rng.normal(size=(channels, 3)), rng.normal(size=(60, 3, 9, 7))) + 1.0
+    low: npt.NDArray[np.float64] = (
+        np.einsum("ck,nkhw->nchw", rng.normal(size=(channels, 3)), rng.normal(size=(60, 3, 9, 7))) + 1.0
+    )
     return Rows({"x": (low + rng.normal(size=low.shape)).astype(np.float32)})
 
 
@@ -176,7 +178,7 @@ def test_convolutions_become_fewer_channels(attributes: str) -> None:
 
 
 @pytest.mark.parametrize("attributes", CONVOLUTIONS[:3])
-@pytest.mark.parametrize("kernel", [(3, 3), (5, 3), (2, 4)])
+@pytest.mark.parametrize("kernel", [(5, 3), (2, 4)])
 def test_convolutions_become_columns_and_rows(attributes: str, kernel: tuple[int, int]) -> None:
     model, data = convolution(attributes, (24, 16, *kernel)), images(16)
 

@@ -67,15 +67,23 @@ def test_one_pass_updates_are_no_better_than_the_exact_fit() -> None:
 def test_removing_the_first_input_is_the_closed_form_of_optimal_brain_surgeon() -> None:
     matrix, gram = problem(4, inputs=8, outputs=1)
     damped = gram + 1e-6 * np.trace(gram) / 8 * np.eye(8)
-    inverse = np.linalg.inv(damped)
+    inverse = np.asarray(np.linalg.inv(damped), np.float64)
     # A pattern that takes out one of two, forced to the first by its tiny weight, and nothing else.
     matrix[0] = 1e-3
     matrix[3::2] = 0.0
-    expected = matrix[:, 0] - matrix[0, 0] / inverse[0, 0] * inverse[:, 0]
+    expected: Doubles = matrix[:, 0] - matrix[0, 0] / inverse[0, 0] * inverse[:, 0]
 
     moved = refitted(matrix, gram, np.arange(8)[:, None] != 0, damping=1e-6)
 
     np.testing.assert_allclose(moved[:, 0], expected, atol=1e-9)
+
+
+def test_shares_are_those_of_the_whole_weight_however_small_the_chunks() -> None:
+    matrix, gram = problem(5, inputs=27, outputs=3)
+
+    _, mask = surgeon(matrix, gram, Pattern.parse("unstructured-0.1"), damping=1e-2)
+
+    assert (~mask).sum() == 8
 
 
 def test_inputs_never_seen_lose_their_weights_first() -> None:

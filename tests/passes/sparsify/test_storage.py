@@ -130,6 +130,6 @@ def test_refuses_damaged_archives(tmp_path: Path) -> None:
     ]
 
     for parts in damaged:
-        np.savez(file, **parts)
+        np.savez(file, allow_pickle=False, **parts)
         with pytest.raises(DataError):
             read_packed(file)
