@@ -135,8 +135,9 @@ def test_scales_of_channels_follow(build: Build, removes_what_it_zeroes: Check) 
     }  # fmt: skip
 
 
-def test_functions_of_the_model_are_followed(build: Build, removes_what_it_zeroes: Check) -> None:
-    model = build(
+@pytest.fixture
+def with_function(build: Build) -> ir.Model:
+    return build(
         "float[batch, 6] x",
         "float[batch, 5] y",
         {"w": (6, 8), "wy": (8, 5)},
@@ -145,9 +146,20 @@ def test_functions_of_the_model_are_followed(build: Build, removes_what_it_zeroe
         functions='<domain: "own", opset_import: ["": 20]> Swish (v) => (o) { s = Sigmoid(v) o = Mul(v, s) }',
     )
 
-    coupling = removes_what_it_zeroes(model)
+
+def test_functions_of_the_model_are_followed(with_function: ir.Model, removes_what_it_zeroes: Check) -> None:
+    coupling = removes_what_it_zeroes(with_function)
 
     assert [(group.key, group.units) for group in coupling.groups] == [("w:1", 8)]
+
+
+def test_functions_stay_where_a_removal_is_refused(with_function: ir.Model) -> None:
+    before = to_text(with_function)
+
+    with pytest.raises(UsageError, match="'w:0' is no group"):
+        remove(with_function, {"w:0": [0]})
+
+    assert to_text(with_function) == before
 
 
 def grouped_unit(channels: int, groups: int) -> tuple[dict[str, Shape], str, str]:

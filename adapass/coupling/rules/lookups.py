@@ -77,7 +77,7 @@ def gather_nd(flow: Flow, node: ir.Node) -> None:
 def roles_of_rows(node: ir.Node, rank: int) -> list[Role]:
     """What the axes of looked-up entries do: a matrix that a product multiplies with reads and writes."""
     roles: list[Role] = ["writes"] * rank
-    readers = node.outputs[0].uses()
+    readers = list(node.outputs[0].uses())
     if rank < MATRIX or len(readers) != 1 or readers[0].node.op_type != "MatMul":
         return roles
     roles[-1 if readers[0].idx == 0 else -MATRIX] = "reads"
