@@ -95,7 +95,15 @@ class PruneStructures(BudgetedPass):
                 family=self.name,
                 site=group.key,
                 setting=setting_of(width),
-                detail=MappingProxyType({"kind": str(group.kind), "units": group.units, "kept": width}),
+                detail=MappingProxyType(
+                    {
+                        "kind": str(group.kind),
+                        "units": group.units,
+                        "kept": width,
+                        "value": _first_value(group),
+                        "removed_elements": group.removed_elements * (group.units - width),
+                    }
+                ),
             )
             for group, offered in found.offers
             for width in offered
@@ -242,6 +250,11 @@ class _Found:
 
     offers: tuple[tuple[Group, tuple[int, ...]], ...]
     refusals: tuple[Refusal, ...]
+
+
+def _first_value(group: Group) -> str:
+    """The first computed value that carries the units: where in the model the group begins."""
+    return next((place.value for place in group.places if not place.is_stored), "")
 
 
 def _unknown(

@@ -66,7 +66,13 @@ def test_offers_the_inner_dimensions_in_falling_widths() -> None:
 
     assert {choice.site for choice in found} == {"w1:0", "w3:0"}
     assert [choice.setting for choice in found if choice.site == "w1:0"] == ["keep-6", "keep-4", "keep-2"]
-    assert found[0].detail == {"kind": "channels", "units": 8, "kept": 6}
+    assert found[0].detail == {
+        "kind": "channels",
+        "units": 8,
+        "kept": 6,
+        "value": "h1",
+        "removed_elements": 2 * (72 + 1 + 72),
+    }
     assert all(choice.batch_invariant for choice in found)
 
 
