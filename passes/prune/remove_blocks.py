@@ -76,7 +76,7 @@ class RemoveBlocks(BudgetedPass):
     """Whether attention and feed-forward part of a layer are also one site."""
     refit: Refit = Refit.LAST
     """Refit nothing, the last learned layer of each branch that stays, or all of its learned layers."""
-    damping: float = 1e-3
+    damping: float = 1e-2
     """Pull of the refitted weights towards what they were, relative to the mean square of their inputs."""
     calibration_samples: int = 512
     """How many samples, evenly spaced, the fits are computed on."""
