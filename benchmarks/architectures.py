@@ -5,7 +5,7 @@
 Each architecture is exported (once: ``--cache`` keeps the files), cleaned, cut and judged in a process of
 its own with a memory and a time limit; see ``tests/coupling/zoo/judge.py`` for what is checked. Writes
 benchmarks/results/architectures.{json,txt} and docs/architectures.md when all of them were asked for.
-``--resume`` takes what an interrupted run has found and is still of the same source code.
+``--resume`` takes what an interrupted run has found and is still of the same ``adapass.coupling``.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="limit of one architecture")
     parser.add_argument("--gigabytes", type=float, default=12.0, help="limit of its address space")
     parser.add_argument("--resume", action="store_true", help="judge only what has no result yet")
+    parser.add_argument("--collect", action="store_true", help="judge nothing, write what was found so far")
     chosen = parser.parse_args(arguments)
     folder = chosen.cache / f"found-{_source()}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if chosen.names and name not in chosen.names:
                 continue
             file = folder / f"{name}.json"
-            if not (chosen.resume and file.is_file()):
+            if chosen.collect and not file.is_file():
+                rows.append({"name": name, "family": family, "problems": ["not judged yet"]})
+                continue
+            if not (chosen.resume or chosen.collect) or not file.is_file():
                 _in_a_process(name, chosen.cache, file, chosen.seconds, chosen.gigabytes)
             rows.append({"name": name, "family": family, **json.loads(file.read_text("utf-8"))})
     if chosen.names:
@@ -67,7 +71,7 @@ def judged(name: str, cache: Path) -> dict[str, object]:
         return {"problems": [f"cannot be exported: {error}"]}
     verdict = asdict(judge(found.model, found.feeds))
     sizes = [{key: list(array.shape) for key, array in feed.items()} for feed in found.feeds]
-    return {**verdict, "dynamic": found.dynamic, "notes": found.notes, "inputs": sizes}
+    return {**verdict, "source": _source(), "dynamic": found.dynamic, "notes": found.notes, "inputs": sizes}
 
 
 def _in_a_process(name: str, cache: Path, file: Path, seconds: float, gigabytes: float) -> None:
@@ -107,10 +111,9 @@ def _write(file: Path, row: Mapping[str, object]) -> None:
 
 
 def _source() -> str:
-    """Changes with the code that is judged and with the judge."""
-    folders = (ROOT / "adapass" / "coupling", ROOT / "tests" / "coupling" / "zoo")
+    """Changes with the code that is judged."""
     digest = hashlib.blake2b(digest_size=6)
-    for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
+    for file in sorted((ROOT / "adapass" / "coupling").rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

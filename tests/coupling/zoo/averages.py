@@ -1,8 +1,9 @@
 """Normalisations of a blanked model counted over what stays: zeros add nothing to a sum, only to its count.
 
 In place, in the original with blanked weights: every mean over a dimension that has ``n`` entries there and
-``k`` in the cut model is taken over ``k``. With that the blanked model computes what the cut one should,
-also where a normalisation runs over a cut dimension.
+``k`` in the cut model is taken over ``k``, and what was removed is zero in it (a bias along another axis may
+have written there). With that the blanked model computes what the cut one should, also where a
+normalisation runs over a cut dimension.
 """
 
 from __future__ import annotations
@@ -13,21 +14,56 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from adapass.coupling.groups import Group
 from adapass.graph.constants import constant_array
 from adapass.graph.edit import insert_before, new_initializer, nodes_everywhere, replace_uses
 
 Shape = Sequence[object]
 
 
-def recount(blanked: ir.Model, cut: ir.Model) -> int:
+def recount(
+    blanked: ir.Model, cut: ir.Model, groups: Sequence[Group], kept: Mapping[str, Sequence[int]]
+) -> int:
     """Correct ``blanked``; the number of means that were."""
+    gone = _gone(groups, kept)
     after = {value.name: value for node in nodes_everywhere(cut) for value in node.outputs}
     after |= {value.name: value for value in cut.graph.inputs}
     # Found first and corrected then: a correction renames what others read.
     found = [job for node in nodes_everywhere(blanked) if (job := _counts(node, after)) is not None]
     for node, axes, counts in found:
+        _mask(blanked.graph, node, gone)
         RULES[node.op_type](blanked.graph, node, axes, counts)
     return len(found)
+
+
+def _gone(
+    groups: Sequence[Group], kept: Mapping[str, Sequence[int]]
+) -> dict[str, list[tuple[int, list[int]]]]:
+    """For every value the axes and positions of what is removed."""
+    gone: dict[str, list[tuple[int, list[int]]]] = {}
+    for group in groups:
+        removed = sorted(set(range(group.units)) - set(kept[group.key]))
+        for place in group.places:
+            positions = [position for unit in removed for position in place.positions[unit]]
+            gone.setdefault(place.value, []).append((place.axis, positions))
+    return gone
+
+
+def _mask(graph: ir.Graph, node: ir.Node, gone: Mapping[str, list[tuple[int, list[int]]]]) -> None:
+    """Zero the removed entries of what ``node`` averages."""
+    value = node.inputs[0]
+    if value is None or value.shape is None or value.name is None:
+        return
+    for axis, positions in gone.get(value.name, ()):
+        size, rank = value.shape[axis], value.shape.rank()
+        if not isinstance(size, int):
+            raise TypeError(f"axis {axis} of '{value.name}' has no size: {value.shape}")
+        array = np.ones(size, np.float32)
+        array[positions] = 0
+        stored = new_initializer(graph, "recount_mask", array.reshape(-1, *[1] * (rank - 1 - axis % rank)))
+        masked = ir.Node("", "Mul", [node.inputs[0], stored], outputs=[_like(value)])
+        insert_before(node, [masked])
+        node.replace_input_with(0, masked.outputs[0])
 
 
 def _counts(

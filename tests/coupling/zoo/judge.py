@@ -83,7 +83,8 @@ def judge(model: ir.Model, feeds: Sequence[Feeds], seed: int = 0) -> Verdict:
     shapes = stored_shapes(model)
     total = float_elements(shapes.values())
     cut = clone(model)
-    difference = effect = np.inf
+    groups = [group for group in coupling.groups if group.key in kept]
+    difference = effect = independent = np.inf
     saved = 0.0
     try:
         remove(cut, kept)
@@ -93,12 +94,15 @@ def judge(model: ir.Model, feeds: Sequence[Feeds], seed: int = 0) -> Verdict:
         saved = 1 - float_elements(stored_shapes(cut).values()) / max(1, total)
         original, masked, found = (run_all(m, feeds) for m in (model, zeroed(model, kept), cut))
         difference = worst(compare_outputs(masked, found), problems)
+        independent = _by_weights(model, feeds, _Chosen("all groups", groups, kept, cut), problems)
         effect = compare_outputs(original, masked).worst().relative_max
     except AdapassError as error:
         problems.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
     if kept and effect <= VISIBLE:
         problems.append(f"masking hardly moves the outputs ({effect:.1e}): equal numbers show nothing")
-    independent = _independent(model, feeds, coupling, kept, problems)
+    exact = [group for group in groups if group.exact]
+    if exact and len(exact) < len(groups):
+        independent = max(independent, _exact_alone(model, feeds, exact, kept, problems))
     return Verdict(
         nodes=sum(1 for _ in model.graph.all_nodes()),
         groups=len(coupling.groups),
@@ -164,30 +168,37 @@ def _sizes(
     return wrong[:3]
 
 
-def _independent(
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Groups, the units of them that stay, and the model without the others."""
+
+    what: str
+    groups: Sequence[Group]
+    kept: Mapping[str, Sequence[int]]
+    cut: ir.Model
+
+
+def _exact_alone(
     model: ir.Model,
     feeds: Sequence[Feeds],
-    coupling: Coupling,
+    exact: Sequence[Group],
     kept: Mapping[str, Sequence[int]],
     problems: list[str],
 ) -> float:
-    groups = [group for group in coupling.groups if group.key in kept]
-    exact = [group for group in groups if group.exact]
-    found = [0.0]
-    for what, members in (("exact groups", exact), ("all groups", groups)):
-        chosen = {group.key: kept[group.key] for group in members}
-        if not chosen or (members is groups and len(exact) == len(groups)):
-            continue
-        try:
-            cut = clone(model)
-            remove(cut, chosen)
-            reference = blanked(model, members, chosen)
-            if members is groups:
-                recount(reference, cut)
-            comparison = compare_outputs(run_all(reference, feeds), run_all(cut, feeds))
-        except AdapassError as error:
-            problems.append(f"blanked weights, {what}: {type(error).__name__}: {str(error).splitlines()[0]}")
-            found.append(np.inf)
-        else:
-            found.append(worst(comparison, problems, f"blanked weights, {what}: numbers"))
-    return max(found)
+    """Groups that claim to be exact need no normalisation corrected."""
+    chosen = {group.key: kept[group.key] for group in exact}
+    try:
+        cut = clone(model)
+        remove(cut, chosen)
+        return _by_weights(model, feeds, _Chosen("exact groups", exact, chosen, cut), problems)
+    except AdapassError as error:
+        problems.append(f"blanked weights, exact groups: {str(error).splitlines()[0]}")
+        return np.inf
+
+
+def _by_weights(model: ir.Model, feeds: Sequence[Feeds], chosen: _Chosen, problems: list[str]) -> float:
+    reference = blanked(model, chosen.groups, chosen.kept)
+    if not all(group.exact for group in chosen.groups):
+        recount(reference, chosen.cut, chosen.groups, chosen.kept)
+    comparison = compare_outputs(run_all(reference, feeds), run_all(chosen.cut, feeds))
+    return worst(comparison, problems, f"blanked weights, {chosen.what}: numbers")
