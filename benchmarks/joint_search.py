@@ -168,7 +168,7 @@ def measured(
 
 
 def _identity(candidate: Candidate) -> str:
-    knobs = candidate.points[-1].knobs if candidate.points else {}
+    knobs: Mapping[str, Array] = candidate.points[-1].knobs if candidate.points else {}
     return f"{digest(candidate.model)}|{ {name: value.tolist() for name, value in knobs.items()} }"
 
 
