@@ -66,8 +66,8 @@ def resize(
             outside = outside | beyond.reshape(-1, *(1,) * (x.ndim - 1 - axis))
         matrix = _matrix(how, places, x.shape[axis], factors[i])
         wide = torch.promote_types(x.dtype, torch.float32)
-        along = torch.movedim(x, axis, -1).to(wide) @ matrix.to(wide).t()
-        x = torch.movedim(along, -1, axis).to(x.dtype)
+        resampled = torch.movedim(x, axis, -1).to(wide) @ matrix.to(wide).t()
+        x = torch.movedim(resampled, -1, axis).to(x.dtype)
     return torch.where(outside, torch.tensor(extrapolation_value, dtype=x.dtype), x) if outside.any() else x
 
 
