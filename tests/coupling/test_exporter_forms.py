@@ -26,7 +26,8 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, str, int]]
         "qt = Transpose<perm = [0,2,1,3]>(qa) kt = Transpose<perm = [0,2,3,1]>(ka)"
         "vt = Transpose<perm = [0,2,1,3]>(va) vf = Reshape(vt, folded)"
         "z = MatMul(qt, kt) s = Softmax<axis = -1>(z) sf = Reshape(s, open) of = MatMul(sf, vf)"
-        "o = Reshape(of, unfolded) ot = Transpose<perm = [0,2,1,3]>(o) j = Reshape(ot, joined) y = MatMul(j, wo)",
+        "o = Reshape(of, unfolded) ot = Transpose<perm = [0,2,1,3]>(o) j = Reshape(ot, joined)"
+        " y = MatMul(j, wo)",
         "int64[4] apart = {0,0,3,4}, int64[3] joined = {0,0,-1}, int64[1] three = {3}, int64[1] four = {4},"
         "int64[1] minus = {-1}",
         [("wq:1.0", "heads", 3), ("wq:1.1", "head-width", 4), ("wv:1.1", "head-width", 4)],
@@ -44,7 +45,8 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, str, int]]
         {"w0": (6, 8), "g": (8, 3), "up": (3, 8, 12), "down": (3, 12, 8), "wy": (8, 5)},
         "e = MatMul(x, w0) p = MatMul(e, g) best = ArgMax<axis = -1, keepdims = 0>(p)"
         "a = Gather<axis = 0>(up, best) c = Unsqueeze(e, row) h = MatMul(c, a) r = Relu(h)"
-        "d = Gather<axis = 0>(down, best) o = MatMul(r, d) f = Squeeze(o, row) z = Add(e, f) y = MatMul(z, wy)",
+        "d = Gather<axis = 0>(down, best) o = MatMul(r, d) f = Squeeze(o, row) z = Add(e, f)"
+        " y = MatMul(z, wy)",
         "int64[1] row = {2}",
         [("w0:1", "stream", 8), ("up:2", "neurons", 12)],
     ),
@@ -53,7 +55,8 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, str, int]]
         {"w": (6, 24), "wo": (16, 5)},
         "f = MatMul(x, w) h = Reshape(f, apart) q = Slice(h, zero, minus_two, axis) "
         "t = Transpose<perm = [2,0,1,3]>(h) k = GatherND(t, second) v = GatherND(t, first)"
-        "qt = Transpose<perm = [0,2,1,3]>(q) kt = Transpose<perm = [1,0,3,2]>(k) vt = Transpose<perm = [1,0,2,3]>(v)"
+        "qt = Transpose<perm = [0,2,1,3]>(q) kt = Transpose<perm = [1,0,3,2]>(k)"
+        " vt = Transpose<perm = [1,0,2,3]>(v)"
         "z = MatMul(qt, kt) s = Softmax<axis = -1>(z) o = MatMul(s, vt) ot = Transpose<perm = [0,2,1,3]>(o)"
         "j = Reshape(ot, joined) y = MatMul(j, wo)",
         "int64[4] apart = {0,0,6,4}, int64[3] joined = {0,0,-1}, int64[1] zero = {0}, int64[1] axis = {2},"

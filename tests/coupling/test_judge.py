@@ -11,6 +11,7 @@ from adapass.coupling.groups import find_coupling
 from adapass.coupling.remove import RemovalCounts, remove
 from adapass.graph.inputs import generate_feeds
 from adapass.graph.text import clone
+from adapass.verification import compare_outputs, run_all
 from tests.coupling.zoo import judge as judging
 from tests.coupling.zoo.averages import recount
 from tests.coupling.zoo.weights import blanked
@@ -78,7 +79,10 @@ def test_notices(
 
 
 def test_notices_a_reference_that_masks_nothing(model: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "zeroed", lambda model, kept: clone(model))
+    def unmasked(model: ir.Model, kept: Kept) -> ir.Model:
+        return clone(model)
+
+    monkeypatch.setattr(judging, "zeroed", unmasked)
 
     assert any("equal numbers show nothing" in problem for problem in judged(model).problems)
 
@@ -91,10 +95,10 @@ def test_counts_only_what_stays(model: ir.Model) -> None:
     remove(smaller, kept)
     reference = blanked(model, groups, kept)
     feeds = generate_feeds(model, seed=1, cases=2)
-    results = judging.run_all(smaller, feeds)
+    results = run_all(smaller, feeds)
 
-    before = judging.compare_outputs(judging.run_all(reference, feeds), results).worst().relative_max
+    before = compare_outputs(run_all(reference, feeds), results).worst().relative_max
     assert recount(reference, smaller, groups, kept) == 1
-    after = judging.compare_outputs(judging.run_all(reference, feeds), results).worst().relative_max
+    after = compare_outputs(run_all(reference, feeds), results).worst().relative_max
 
     assert after < 1e-5 < 1e-2 < before

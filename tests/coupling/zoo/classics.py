@@ -268,7 +268,7 @@ class _Pyramid(Module):
         self.boxes = nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Any) -> Any:
-        found = []
+        found: list[Any] = []
         for stage, lateral in zip(self.stages, self.lateral, strict=True):
             x = stage(x)
             found.append(lateral(x))

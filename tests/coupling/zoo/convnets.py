@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.coupling.zoo.architecture import Architecture, hugging, image
 
-STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 2, 1, 1], "embedding_size": 16, "num_labels": 5}
+STAGES: dict[str, Any] = {
+    "hidden_sizes": [16, 24, 32, 48],
+    "depths": [1, 2, 1, 1],
+    "embedding_size": 16,
+    "num_labels": 5,
+}
 
 
 def _net(
@@ -12,12 +19,12 @@ def _net(
     prefix: str,
     task: str = "ForImageClassification",
     outputs: tuple[str, ...] = ("logits",),
-    **settings: object,
+    **settings: Any,
 ) -> Architecture:
     return hugging(name, f"{prefix}{task}", f"{prefix}Config", image(64), outputs, **settings)
 
 
-BACKBONE = {
+BACKBONE: dict[str, Any] = {
     "model_type": "resnet",
     "embedding_size": 16,
     "hidden_sizes": [16, 24, 32, 48],
@@ -25,7 +32,7 @@ BACKBONE = {
     "layer_type": "basic",
     "out_features": ["stage4"],
 }
-DETR = {
+DETR: dict[str, Any] = {
     "backbone_config": BACKBONE,
     "use_timm_backbone": False,
     "backbone": None,
@@ -44,12 +51,8 @@ DETR = {
 CONVNETS: tuple[Architecture, ...] = (
     _net("resnet-bottleneck", "ResNet", **STAGES, layer_type="bottleneck"),
     _net("resnet-basic", "ResNet", **STAGES, layer_type="basic"),
-    _net(
-        "regnet-x", "RegNet", **{**STAGES, "hidden_sizes": [16, 24, 32, 48]}, layer_type="x", groups_width=8
-    ),
-    _net(
-        "regnet-y", "RegNet", **{**STAGES, "hidden_sizes": [16, 24, 32, 48]}, layer_type="y", groups_width=8
-    ),
+    _net("regnet-x", "RegNet", **STAGES, layer_type="x", groups_width=8),
+    _net("regnet-y", "RegNet", **STAGES, layer_type="y", groups_width=8),
     _net("bit", "Bit", **STAGES, num_groups=4),
     _net("mobilenet-v1", "MobileNetV1", image_size=64, depth_multiplier=0.25, num_labels=5),
     _net("mobilenet-v2", "MobileNetV2", image_size=64, depth_multiplier=0.25, num_labels=5),

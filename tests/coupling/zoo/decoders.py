@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.coupling.zoo.architecture import IDS, TEXT, Architecture, hugging
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 99,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -13,17 +15,17 @@ SIZES = {
     "max_position_embeddings": 64,
     "use_cache": False,
 }
-GROUPED = {"num_key_value_heads": 2}
+GROUPED: dict[str, Any] = {"num_key_value_heads": 2}
 """Two query heads share a key head."""
 
 
-def _decoder(name: str, prefix: str, task: str = "ForCausalLM", **settings: object) -> Architecture:
+def _decoder(name: str, prefix: str, task: str = "ForCausalLM", **settings: Any) -> Architecture:
     return hugging(name, f"{prefix}{task}", f"{prefix}Config", TEXT, **{**SIZES, **settings})
 
 
-def _own(name: str, prefix: str, task: str = "ForCausalLM", **settings: object) -> Architecture:
+def _own(name: str, prefix: str, task: str = "ForCausalLM", **settings: Any) -> Architecture:
     """With its own words for the sizes."""
-    sizes = {"vocab_size": 99, "use_cache": False, **settings}
+    sizes: dict[str, Any] = {"vocab_size": 99, "use_cache": False, **settings}
     return hugging(name, f"{prefix}{task}", f"{prefix}Config", TEXT, **sizes)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.coupling.zoo.architecture import TEXT, Architecture, hugging
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 99,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -13,11 +15,15 @@ SIZES = {
     "max_position_embeddings": 64,
     "num_labels": 3,
 }
-DEBERTA = {"relative_attention": True, "max_relative_positions": 16, "position_biased_input": False}
+DEBERTA: dict[str, Any] = {
+    "relative_attention": True,
+    "max_relative_positions": 16,
+    "position_biased_input": False,
+}
 
 
 def _encoder(
-    name: str, prefix: str, task: str = "ForSequenceClassification", **settings: object
+    name: str, prefix: str, task: str = "ForSequenceClassification", **settings: Any
 ) -> Architecture:
     return hugging(name, f"{prefix}{task}", f"{prefix}Config", TEXT, **{**SIZES, **settings})
 

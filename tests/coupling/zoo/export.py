@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -168,7 +168,7 @@ def _shake(tensor: Any, noise: Any) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silence() -> Generator[None]:
     """The exporter talks a lot, and warns about its own parts."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -188,7 +188,8 @@ def _first_line(error: BaseException) -> str:
 
 def _require_dynamic(file: Path, architecture: Architecture, dynamic: Sequence[str]) -> None:
     """The exporter may fix a size without a word where the module's own code does."""
-    declared = {value.name: value.type.tensor_type.shape.dim for value in onnx.load(file).graph.input}
+    model = onnx.load_model_from_string(file.read_bytes())
+    declared = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     for port in architecture.ports:
         for axis, size in enumerate(port.shape):
             if size in dynamic and port.name in declared and not declared[port.name][axis].dim_param:

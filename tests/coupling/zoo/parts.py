@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 torch: Any = import_module("torch")  # typed, but not where modules are subclassed and called
 nn: Any = torch.nn
-Module: Any = nn.Module
+
+if TYPE_CHECKING:
+
+    class Module:
+        """``torch.nn.Module``, as far as its subclasses here need it."""
+
+        def __call__(self, *inputs: Any) -> Any: ...
+        def eval(self) -> Any: ...
+else:
+    Module = nn.Module
 
 
 class Residual(Module):

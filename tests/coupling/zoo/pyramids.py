@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.coupling.zoo.architecture import Architecture, hugging, image
 
-FOUR = {
+FOUR: dict[str, Any] = {
     "hidden_sizes": [16, 24, 32, 48],
     "depths": [1, 2, 1, 1],
     "num_attention_heads": [1, 2, 4, 4],
@@ -18,12 +20,18 @@ def _pyramid(
     task: str = "ForImageClassification",
     outputs: tuple[str, ...] = ("logits",),
     side: int = 64,
-    **settings: object,
+    **settings: Any,
 ) -> Architecture:
     return hugging(name, f"{prefix}{task}", f"{prefix}Config", image(side), outputs, **settings)
 
 
-WINDOWS = {"patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "num_labels": 5}
+WINDOWS: dict[str, Any] = {
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "num_labels": 5,
+}
 
 PYRAMIDS: tuple[Architecture, ...] = (
     _pyramid("swin", "Swin", **WINDOWS, image_size=64, window_size=4),

@@ -52,9 +52,10 @@ def covered(model: ir.Model, groups: Sequence[Group]) -> int:
     masks: dict[str, npt.NDArray[np.bool_]] = {}
     for _, place in places_of(groups, shapes):
         mask = masks.setdefault(place.value, np.zeros(shapes[place.value], np.bool_))
-        slices = [slice(None)] * mask.ndim
+        before = [slice(None)] * mask.ndim
         for unit in place.positions:
-            mask[(*slices[: place.axis], list(unit))] = True
+            index: tuple[slice | list[int], ...] = (*before[: place.axis], list(unit))
+            mask[index] = True
     return sum(int(mask.sum()) for mask in masks.values())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.coupling.zoo.architecture import TEXT, Architecture, Port, hugging
 
 PAIR = (*TEXT, Port("decoder_input_ids", "ids", ("batch", "target"), 99))
-BART = {
+BART: dict[str, Any] = {
     "vocab_size": 99,
     "d_model": 32,
     "encoder_layers": 2,
@@ -17,7 +19,7 @@ BART = {
     "max_position_embeddings": 64,
     "use_cache": False,
 }
-T5 = {
+T5: dict[str, Any] = {
     "vocab_size": 99,
     "d_model": 32,
     "d_kv": 8,
@@ -27,7 +29,7 @@ T5 = {
     "use_cache": False,
 }
 WAVES = (Port("input_values", "numbers", ("batch", "samples")),)
-SPEECH = {
+SPEECH: dict[str, Any] = {
     "vocab_size": 20,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -74,7 +76,10 @@ TRANSLATORS: tuple[Architecture, ...] = (
         "Wav2Vec2ForCTC",
         "Wav2Vec2Config",
         WAVES,
-        **{**SPEECH, "do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True},
+        **SPEECH,
+        do_stable_layer_norm=True,
+        feat_extract_norm="layer",
+        conv_bias=True,
     ),
     hugging("hubert", "HubertForCTC", "HubertConfig", WAVES, **SPEECH),
     hugging(

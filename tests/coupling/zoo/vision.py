@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.coupling.zoo.architecture import TEXT, Architecture, Port, hugging, image
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -13,8 +15,13 @@ SIZES = {
     "patch_size": 8,
     "num_labels": 5,
 }
-TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-TOWERS = {
+TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+TOWERS: dict[str, Any] = {
     "text_config": {**TOWER, "vocab_size": 99, "max_position_embeddings": 32, "eos_token_id": 98},
     "vision_config": {**TOWER, "hidden_size": 48, "image_size": 32, "patch_size": 8},
 }
@@ -26,7 +33,7 @@ def _vision(
     prefix: str,
     task: str = "ForImageClassification",
     outputs: tuple[str, ...] = ("logits",),
-    **settings: object,
+    **settings: Any,
 ) -> Architecture:
     return hugging(name, f"{prefix}{task}", f"{prefix}Config", image(32), outputs, **{**SIZES, **settings})
 
@@ -76,7 +83,8 @@ VISION: tuple[Architecture, ...] = (
         "TimesformerForVideoClassification",
         "TimesformerConfig",
         (Port("pixel_values", "numbers", ("batch", 4, 3, 32, 32)),),
-        **{**SIZES, "num_frames": 4},
+        **SIZES,
+        num_frames=4,
     ),
     hugging("clip", "CLIPModel", "CLIPConfig", BOTH, ("logits_per_image",), **TOWERS, projection_dim=24),
     hugging(

@@ -85,7 +85,8 @@ def _blank(value: ir.Value, place: Place, removed: Sequence[int]) -> None:
         return
     array = np.array(array)
     positions = [position for unit in removed for position in place.positions[unit]]
-    array[(*[slice(None)] * (place.axis % array.ndim), positions)] = 0
+    index: tuple[slice | list[int], ...] = (*[slice(None)] * (place.axis % array.ndim), positions)
+    array[index] = 0
     tensor = ir.tensor(array, name=value.name)
     producer = value.producer()
     if producer is None:
