@@ -29,6 +29,7 @@ from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
 from adapass.search.trials import Candidate, Trials
 
+FALLBACK_SHARES = (0.5, 0.0)
 SEARCH_SHARE = 0.4
 """Share of the budget the search may spend. What is tuned on samples loses up to twice as much on fresh
 ones, and the finite-sample bound needs room as well."""
@@ -173,6 +174,26 @@ def front_of(
     return front
 
 
+def fallbacks(
+    candidates: Sequence[Candidate], chosen: Sequence[Candidate], allowed: float
+) -> list[Candidate]:
+    """Safer plans to build beside ``chosen``, when the fastest of them has no settings to fall back on.
+
+    The fastest plan without knobs that spent at most half of ``allowed``, and the fastest that spent nothing.
+    """
+    if not chosen or chosen[0].points or not chosen[0].plan.parts:
+        return []
+    found: list[Candidate] = []
+    for most in FALLBACK_SHARES:
+        safer = [
+            c
+            for c in candidates
+            if c.plan.parts and not c.points and c.loss <= min(most * allowed, chosen[0].loss)
+        ]
+        found += [c for c in safer[:1] if all(c is not other for other in (*chosen, *found))]
+    return found
+
+
 def _boldest(candidate: Candidate) -> OperatingPoint | None:
     return candidate.points[-1] if candidate.points else None
 
@@ -185,6 +206,7 @@ def finalists(context: Context, candidates: Sequence[Candidate], decisions: Deci
 
     """
     wanted = list(candidates[: context.request.effort.finalists])
+    wanted += fallbacks(candidates, wanted, SEARCH_SHARE * context.request.max_drop)
     wanted += [c for c in candidates if not c.plan.parts and c not in wanted]
     folder = context.scratch / "finalists"
     folder.mkdir()

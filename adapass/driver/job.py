@@ -16,7 +16,7 @@ from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.front import front_entries
 from adapass.driver.material import Parts
 from adapass.driver.outcome import Finding, hand_back
-from adapass.driver.proof import Contestant, Proof, prove, sequence
+from adapass.driver.proof import Contestant, Proof, prove, safer_builds, sequence
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.replayed import compared_once
 from adapass.driver.report import FrontPoint, Report, Result, Row
@@ -143,7 +143,7 @@ class Job:
         notes: tuple[str, ...],
         candidates: Sequence[Candidate],
     ) -> Result:
-        """Prove the fastest build, with the fastest exact one in front of it; ship the last that passed."""
+        """Prove the fastest build, with exact and safer ones in front of it; ship the last that passed."""
         self._phase("certify", 4)
         measured = self.context.device_present
         faster = [b for b in builds if not measured or seconds[b.name] < seconds[ORIGINAL]]
@@ -156,7 +156,8 @@ class Job:
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
         limit = self.context.request.latency_target_seconds
         slowest = max(seconds[fast.name], seconds[ORIGINAL])
-        contestants = self._fitting(sequence(fast, safest, limit), fast, len(parts.certify), slowest)
+        steps = sequence(fast, safest, limit, safer_builds(fast, faster, seconds))
+        contestants = self._fitting(steps, fast, len(parts.certify), slowest)
         if not contestants:
             reason = "the time limit leaves no time to certify anything; allow more"
             return self._hand_back(reason, fast.candidate.plan, notes)

@@ -86,10 +86,33 @@ class _Run:
     exits: npt.NDArray[np.int64] | None
 
 
-def sequence(fast: Build, exact: Build | None, enough_seconds: float | None) -> list[Contestant]:
-    """What is tested, in order."""
+def sequence(
+    fast: Build, exact: Build | None, enough_seconds: float | None, safer: Sequence[Build] = ()
+) -> list[Contestant]:
+    """What is tested, in order; ``safer`` builds without knobs come between the exact and the fastest one."""
     first = [Contestant(exact, None)] if exact is not None and exact is not fast else []
+    first += [Contestant(build, None) for build in safer]
     return [*first, *(Contestant(fast, point) for point in path_of(fast.candidate.points, enough_seconds))]
+
+
+def safer_builds(fast: Build, builds: Sequence[Build], seconds: Mapping[str, float]) -> list[Build]:
+    """Builds to fall back on should ``fast``, which has no settings, prove too bold; slowest first.
+
+    Of every other plan without knobs its fastest build, where no faster one lost as little on the search
+    samples: each step of the sequence is faster than the one before it, and less safe.
+    """
+    if fast.candidate.points:
+        return []
+    best: dict[int, Build] = {}
+    for build in sorted(builds, key=lambda build: seconds[build.name]):
+        candidate = build.candidate
+        if candidate.plan.parts and not candidate.points and candidate.loss < fast.candidate.loss:
+            best.setdefault(id(candidate), build)
+    found: list[Build] = []
+    for build in sorted(best.values(), key=lambda build: seconds[build.name]):
+        if not found or build.candidate.loss < found[-1].candidate.loss:
+            found.append(build)
+    return found[::-1]
 
 
 def path_of(

@@ -40,6 +40,11 @@ STATICS_TIME_SHARE = 0.5
 FEW_SAMPLES = 16
 """Samples that plans are fitted on which are only timed."""
 SHRINK = 0.5
+FIRST_STRUCTURAL = 2
+"""Plans with structural choices that are tried before repairs count."""
+BOLDER = 3.0
+FAR = 100.0
+"""The least damage that is looked at, as a share of what was too much."""
 NO_RATES = Rates(loss_per_damage=0.0)
 
 
@@ -150,18 +155,39 @@ class Search:
             bound = min(SHRINK * bound, self.trials.allowed)
 
     def _structural(self) -> None:
-        """The best static plan by prediction, measured; planned again with the loss it turned out to have.
+        """The best static plans by prediction, measured, between a damage too large and one that is not.
 
-        Taking everything out, as ``_everything`` does with precision, would only teach that nothing is left.
+        Taking everything out, as ``_everything`` does with precision, would only teach that nothing is left;
+        and what single choices damage says little about what many of them lose together.
         """
         if not any(option.step.structural for option in self.statics):
             return
-        for _ in range(1 + self.rounds.repairs):
-            problem = JointProblem(self.statics, (), self.rates, self._classes)
-            chosen = self._solved(problem, self.trials.allowed)
+        rate, allowed = self.rates.loss_per_damage, self.trials.allowed
+        low, high = self._damage_within(), float("inf")
+        bound = allowed / rate if rate > 0.0 else float("inf")
+        for _ in range(FIRST_STRUCTURAL + self.rounds.repairs):
+            by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
+            chosen = self._solved(JointProblem(self.statics, (), by_damage, self._classes), bound)
             if chosen is None or not chosen.statics or self.trials.was_tried(chosen.statics, None):
                 return
-            self._try(chosen)
+            candidate = self._try(chosen)
+            if candidate is not None and candidate.loss <= allowed:
+                low = max(low, chosen.loss)
+            else:
+                high = min(high, chosen.loss)
+            bound = BOLDER * low if high == float("inf") else (max(low, high / FAR) * high) ** 0.5
+
+    def _damage_within(self) -> float:
+        """What the plans that keep the budget damage at most, by the sum of their choices."""
+        damages = {
+            option.choice.key: option.damage.additive(classes=self._classes) for option in self.statics
+        }
+        found = [0.0]
+        for candidate in self.trials.found:
+            if candidate.loss <= self.trials.allowed and not candidate.points:
+                keys = [choice.key for part in candidate.plan.parts for choice in part.choices]
+                found.append(sum(damages.get(key, 0.0) for key in keys))
+        return max(found)
 
     def _learn_rates(self, chosen: Chosen, candidate: Candidate | None) -> None:
         """Rates under which the measured plan, static choices alone, would have been predicted right."""

@@ -1,0 +1,82 @@
+"""Plans to fall back on when the fastest one has no settings of its own and proves too bold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from adapass.budgeted import BudgetedPass, Choice, OperatingPoint
+from adapass.codegen.onnxruntime.generator import OnnxRuntime
+from adapass.cost.model import Cost, Trust
+from adapass.driver.choosing import fallbacks
+from adapass.driver.finals import Build
+from adapass.driver.proof import safer_builds, sequence
+from adapass.generator import Variant
+from adapass.search.plan import Part, Plan
+from adapass.search.trials import Candidate
+from adapass.text_form import parse_pass
+
+STEP = cast("BudgetedPass", parse_pass("quantize-8bit"))
+MODEL = ir.Model(ir.Graph([], [], nodes=[], name="g"), ir_version=10)
+POINT = OperatingPoint({"t": np.zeros(1, np.float32)}, frozenset(), 0.1, 0.0)
+
+
+def candidate(sites: int, seconds: float, loss: float) -> Candidate:
+    choices = tuple(Choice(STEP.name, f"s{i}", "static") for i in range(sites))
+    plan = Plan((Part(STEP, choices),) if sites else ())
+    return Candidate(plan, MODEL, Cost(seconds, Trust.MEASURED), loss)
+
+
+CLEAN = candidate(0, 1.0, 0.0)
+BOLD, MIDDLE, SAFE, SAFER_BUT_SLOWER = (
+    candidate(4, 0.3, 0.008),
+    candidate(3, 0.4, 0.004),
+    candidate(2, 0.5, -0.01),
+    candidate(1, 0.6, 0.0),
+)
+FOUND = [BOLD, MIDDLE, SAFE, SAFER_BUT_SLOWER, CLEAN]
+
+
+def build(of: Candidate, variant: str = "plain") -> Build:
+    return Build(of, OnnxRuntime(), Variant(variant, {}), Path(variant), label=f"{of.plan}")
+
+
+def test_half_of_the_loss_and_none_of_it() -> None:
+    assert fallbacks(FOUND, [BOLD], 0.008) == [MIDDLE, SAFE]
+    assert fallbacks(FOUND, [BOLD, MIDDLE], 0.008) == [SAFE]
+
+
+@pytest.mark.parametrize(
+    "chosen", [[], [CLEAN], [replace(BOLD, points=(POINT,))]], ids=["none", "clean", "knobs"]
+)
+def test_nothing_to_fall_back_from(chosen: list[Candidate]) -> None:
+    assert fallbacks(FOUND, chosen, 0.008) == []
+
+
+def test_the_sequence_goes_from_safe_to_bold() -> None:
+    builds = [build(each) for each in FOUND]
+    seconds = {each.name: each.candidate.seconds.seconds for each in builds}
+    fast, exact = builds[0], builds[-1]
+
+    safer = safer_builds(fast, builds, seconds)
+
+    assert [each.candidate for each in safer] == [SAFE, MIDDLE]
+    order = [step.build.candidate for step in sequence(fast, exact, None, safer)]
+    assert order == [CLEAN, SAFE, MIDDLE, BOLD]
+
+
+def test_knobs_are_their_own_way_back() -> None:
+    builds = [build(replace(BOLD, points=(POINT,))), build(SAFE)]
+
+    assert safer_builds(builds[0], builds, {each.name: 1.0 for each in builds}) == []
+
+
+def test_of_a_plan_the_fastest_build_counts() -> None:
+    slow, quick = build(SAFE), build(SAFE, "quiet")
+
+    assert safer_builds(build(BOLD), [slow, quick], {slow.name: 0.7, quick.name: 0.5}) == [quick]
