@@ -177,18 +177,17 @@ def front_of(
 def fallbacks(
     candidates: Sequence[Candidate], chosen: Sequence[Candidate], allowed: float
 ) -> list[Candidate]:
-    """Safer plans to build beside ``chosen``, when the fastest of them has no settings to fall back on.
+    """Safer plans to build beside those of ``chosen`` that have no settings of their own to fall back on.
 
     The fastest plan without knobs that spent at most half of ``allowed``, and the fastest that spent nothing.
     """
-    if not chosen or chosen[0].points or not chosen[0].plan.parts:
+    bold = max((c.loss for c in chosen if c.plan.parts and not c.points), default=None)
+    if bold is None:
         return []
     found: list[Candidate] = []
     for most in FALLBACK_SHARES:
         safer = [
-            c
-            for c in candidates
-            if c.plan.parts and not c.points and c.loss <= min(most * allowed, chosen[0].loss)
+            c for c in candidates if c.plan.parts and not c.points and c.loss <= min(most * allowed, bold)
         ]
         found += [c for c in safer[:1] if all(c is not other for other in (*chosen, *found))]
     return found

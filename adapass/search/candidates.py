@@ -167,7 +167,8 @@ class Search:
         bound = allowed / rate if rate > 0.0 else float("inf")
         for _ in range(FIRST_STRUCTURAL + self.rounds.repairs):
             by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
-            chosen = self._solved(JointProblem(self.statics, (), by_damage, self._classes), bound)
+            problem = JointProblem(self.statics, (), by_damage, self._classes)
+            chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
             if chosen is None or not chosen.statics or self.trials.was_tried(chosen.statics, None):
                 return
             candidate = self._try(chosen)
@@ -242,7 +243,12 @@ class Search:
             self.trials.try_plan(body, step)
 
     def _solved(
-        self, problem: JointProblem, max_loss: float, *, min_saving: float | None = None
+        self,
+        problem: JointProblem,
+        max_loss: float,
+        *,
+        min_saving: float | None = None,
+        what: str | None = None,
     ) -> Chosen | None:
         """The best plan within the bounds; ``None``, and why in the notes, when nothing keeps them."""
         try:
@@ -251,7 +257,7 @@ class Search:
             return problem.fastest(max_loss, max_bytes=self.max_bytes)
         except BudgetError as error:
             loss = f"keeps a search loss of {100 * max_loss:.2f} points"
-            what = loss if min_saving is None else "reaches the latency asked for"
+            what = what or (loss if min_saving is None else "reaches the latency asked for")
             self.trials.notes.append(f"by prediction no plan {what}: {error}")
             return None
 

@@ -115,12 +115,11 @@ class JointProblem:
 
     def _meeting(self) -> Iterator[tuple[StaticOption, StaticOption]]:
         """Pairs of which the first, a structural one, takes away some of what the second saves."""
-        for index, one in enumerate(self.statics):
-            for place, other in enumerate(self.statics):
-                both = one.effect is not None and other.effect is not None
-                if one.slot == other.slot or (both and place <= index):
-                    continue
-                if overlap(one, other) > 0.0:
+        structural = [option for option in self.statics if option.effect is not None]
+        others = [option for option in self.statics if option.effect is None]
+        for index, one in enumerate(structural):
+            for other in (*structural[index + 1 :], *others):
+                if one.slot != other.slot and overlap(one, other) > 0.0:
                     yield one, other
 
     def _exclusions(self) -> Iterator[tuple[str, str]]:

@@ -49,6 +49,7 @@ def build(of: Candidate, variant: str = "plain") -> Build:
 def test_half_of_the_loss_and_none_of_it() -> None:
     assert fallbacks(FOUND, [BOLD], 0.008) == [MIDDLE, SAFE]
     assert fallbacks(FOUND, [BOLD, MIDDLE], 0.008) == [SAFE]
+    assert fallbacks(FOUND, [replace(SAFE, points=(POINT,)), BOLD], 0.008) == [MIDDLE, SAFE]
 
 
 @pytest.mark.parametrize(
