@@ -33,6 +33,19 @@ def damages(
     own = step.damages(model, FactCache(model), choices, samples)
     if own is not None:
         return dict(own)
+    return one_by_one(model, step, choices, fit=fit, samples=samples, report=report)
+
+
+def one_by_one(
+    model: ir.Model,
+    step: BudgetedPass,
+    choices: Sequence[Choice],
+    *,
+    fit: Samples,
+    samples: Samples,
+    report: Report | None = None,
+) -> dict[str, Damage]:
+    """The same by applying and fitting every choice alone, whatever the family knows."""
     reference = _outputs(model, samples)
     found: dict[str, Damage] = {}
     for done, choice in enumerate(choices):

@@ -35,8 +35,8 @@ from adapass.passes.prune.linear_ops import store, stored
 from adapass.passes.prune.pending import Note, digest_of, note_removal, pending, read_note, settle
 from adapass.passes.prune.refit import Refit, refit
 from adapass.passes.prune.widths import Kind, setting_of, width_of, widths
-from adapass.rewrite import PassResult, with_methods
-from adapass.search.damage import damages as measured_slowly
+from adapass.rewrite import PassResult
+from adapass.search.damage import one_by_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class PruneStructures(BudgetedPass):
 
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> Mapping[str, Damage] | None:
+    ) -> Mapping[str, Damage]:
         """Damage of each choice alone, by its key; one walk serves all groups that products alone read."""
         offers = self._find(model, facts).offers
         chosen = [(choice, *_matched([choice], offers)[0]) for choice in choices]
@@ -179,8 +179,7 @@ class PruneStructures(BudgetedPass):
         found = dict(self._at_once(model, facts, quick, samples)) if quick else {}
         slow = [choice for choice, *_ in chosen if choice.key not in found]
         if slow:
-            alone = with_methods(self, damages=_unknown)
-            found |= measured_slowly(model, alone, slow, fit=samples, samples=samples)
+            found |= one_by_one(model, self, slow, fit=samples, samples=samples)
         return {choice.key: found[choice.key] for choice in choices}
 
     def _at_once(
@@ -255,13 +254,6 @@ class _Found:
 def _first_value(group: Group) -> str:
     """The first computed value that carries the units: where in the model the group begins."""
     return next((place.value for place in group.places if not place.is_stored), "")
-
-
-def _unknown(
-    self: PruneStructures, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-) -> None:
-    """Let the search measure each choice by applying and fitting it alone."""
-    del self, model, facts, choices, samples
 
 
 def _matched(
