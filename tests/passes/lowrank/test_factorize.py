@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import Array, Choice, Feeds
+from adapass.budgeted import Choice
 from adapass.errors import UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
@@ -19,31 +16,9 @@ from adapass.graph.text import parse
 from adapass.passes.lowrank.factorize import Factorize
 from adapass.pipeline import Pipeline
 from adapass.text_form import parse_pass
+from tests.passes.rows import Rows, literal, weight
 
 SMALL = Factorize(min_elements=64, multiple=1, shares=(0.6,))
-
-
-@dataclass(frozen=True)
-class Rows:
-    arrays: Mapping[str, Array]
-    labels: Array | None = None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def feeds(self, index: int) -> Feeds:
-        return self.batch([index])
-
-    def batch(self, indices: Sequence[int]) -> Feeds:
-        return {name: array[list(indices)] for name, array in self.arrays.items()}
-
-
-def weight(seed: int, *shape: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def literal(array: npt.NDArray[np.floating]) -> str:
-    return "{" + ", ".join(repr(float(x)) for x in array.ravel()) + "}"
 
 
 def convolution(attributes: str, shape: tuple[int, int, int, int] = (12, 8, 3, 3)) -> ir.Model:

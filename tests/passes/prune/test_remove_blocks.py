@@ -21,29 +21,7 @@ from adapass.passes.prune.remove_blocks import RemoveBlocks
 from adapass.passes.prune.remove_blocks_fit import Refit
 from adapass.passes.prune.remove_blocks_rewrite import Setting
 from adapass.passes.prune.remove_blocks_similarity import similarities
-
-
-@dataclass(frozen=True)
-class Rows:
-    arrays: Mapping[str, Array]
-    labels: Array | None = None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def feeds(self, index: int) -> Feeds:
-        return self.batch([index])
-
-    def batch(self, indices: Sequence[int]) -> Feeds:
-        return {name: array[list(indices)] for name, array in self.arrays.items()}
-
-
-def weight(seed: int, *shape: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
-    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
-
-
-def literal(array: npt.NDArray[np.floating]) -> str:
-    return "{" + ", ".join(repr(float(x)) for x in array.ravel()) + "}"
+from tests.passes.rows import Rows, literal, weight
 
 
 def constant(name: str, array: npt.NDArray[np.floating]) -> str:

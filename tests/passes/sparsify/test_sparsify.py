@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import Array, Choice, Feeds
+from adapass.budgeted import Choice
 from adapass.errors import UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
@@ -19,31 +15,9 @@ from adapass.graph.text import parse
 from adapass.passes.sparsify.sparsify import PATTERN, Saliency, Sparsify, packed_weights
 from adapass.passes.sparsify.storage import unpack
 from adapass.pipeline import Pipeline
+from tests.passes.rows import Rows, literal, weight
 
 SMALL = Sparsify(min_elements=64)
-
-
-@dataclass(frozen=True)
-class Rows:
-    arrays: Mapping[str, Array]
-    labels: Array | None = None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def feeds(self, index: int) -> Feeds:
-        return self.batch([index])
-
-    def batch(self, indices: Sequence[int]) -> Feeds:
-        return {name: array[list(indices)] for name, array in self.arrays.items()}
-
-
-def weight(seed: int, *shape: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def literal(array: npt.NDArray[np.floating]) -> str:
-    return "{" + ", ".join(repr(float(x)) for x in array.ravel()) + "}"
 
 
 @pytest.fixture(scope="module")
