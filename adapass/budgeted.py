@@ -202,6 +202,11 @@ class BudgetedPass(Pass):
         """The pass whose ``fit_sites`` serve here: options that fitting ignores, at their defaults."""
         return self
 
+    @property
+    def sketch(self) -> BudgetedPass:
+        """The pass that makes single choices to see what they damage; less thorough where that is quicker."""
+        return self
+
     def fit_sites(self, model: ir.Model, data: Samples | None) -> Mapping[str, SiteFit]:
         """What ``fit`` would compute for each site applied in ``model``, which is left as it is.
 

@@ -46,6 +46,7 @@ def one_by_one(
     report: Report | None = None,
 ) -> dict[str, Damage]:
     """The same by applying and fitting every choice alone, whatever the family knows."""
+    step = step.sketch
     reference = _outputs(model, samples)
     found: dict[str, Damage] = {}
     for done, choice in enumerate(choices):

@@ -4,20 +4,23 @@
                                            ->   Add(x, b)               bias
                                            ->   Add(Mul(x, s), b)       linear
                                            ->   Add(MatMul(x, m), b)    mix
+                                           ->   Conv(x, k, b)           convolve
 
 ``f`` is an attention, a feed-forward part, a convolutional block, or (at the end of a layer) all of a layer.
 Its work, its weights and its memory traffic are gone: no other change of shape or precision is this direct,
 and every runtime profits. Many branches move their stream little (Men et al. 2024, arXiv:2403.03853), and
 what they did move is mostly linear in what is left: ``fit`` refits the learned layers that stay, in
-closed form.
+closed form. A convolutional block that one convolution stands in for keeps its activation behind the sum, and
+half its work (Fu et al. 2022, arXiv:2206.00843).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from types import MappingProxyType
 from typing import ClassVar, cast
 
@@ -36,13 +39,26 @@ from adapass.passes.prune.linear_ops import linear_ops
 from adapass.passes.prune.remove_blocks_branches import Branch, Part, chains, find_branches
 from adapass.passes.prune.remove_blocks_fit import Fitting, Refit, Removal, reconstruct
 from adapass.passes.prune.remove_blocks_fold import fold
-from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, Setting, affine_at, take_out
+from adapass.passes.prune.remove_blocks_rewrite import (
+    KIND,
+    MARK,
+    MIXING,
+    Setting,
+    affine_at,
+    kernel_of,
+    take_out,
+)
 from adapass.rewrite import PassResult
 
 PRODUCT_FAMILIES = ("factorize", "quantize-8bit", "sparsify")
 """Families whose sites are results of products: one inside a removed branch cannot be chosen with it."""
+PRECISION_FAMILY = "quantize-8bit"
 WIDTH_FAMILY = "prune-structures"
 """Its sites are output axes of weights, or (numbered) parts of such an axis."""
+MOST_OF_BRANCH = 0.75
+"""Of the weights of a branch, what the convolution in its place may have."""
+SKETCH_SAMPLES = 64
+SKETCH_REACH = 2
 AXIS_PARTS = ("", ".0", ".1", ".2")
 _ORIGINAL = "adapass.remove-blocks.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
@@ -70,7 +86,13 @@ class RemoveBlocks(BudgetedPass):
     structural: ClassVar[bool] = True
     source: ClassVar[str] = "Men et al. 2024, arXiv:2403.03853"
 
-    settings: tuple[Setting, ...] = (Setting.REMOVE, Setting.MIX, Setting.LINEAR, Setting.BIAS)
+    settings: tuple[Setting, ...] = (
+        Setting.REMOVE,
+        Setting.CONVOLVE,
+        Setting.MIX,
+        Setting.LINEAR,
+        Setting.BIAS,
+    )
     """What may take the place of a branch, the preferred one first."""
     layers: bool = True
     """Whether attention and feed-forward part of a layer are also one site."""
@@ -80,6 +102,8 @@ class RemoveBlocks(BudgetedPass):
     """Pull of the refitted weights towards what they were, relative to the mean square of their inputs."""
     calibration_samples: int = 512
     """How many samples, evenly spaced, the fits are computed on."""
+    reach: int = 1000
+    """So many branches behind a removed one are refitted."""
     skip_sites: tuple[str, ...] = ()
     """Sites that stay."""
 
@@ -90,6 +114,14 @@ class RemoveBlocks(BudgetedPass):
             raise ValueError(f"damping must be positive, found {self.damping}")
         if self.calibration_samples < 1:
             raise ValueError(f"calibration_samples must be at least 1, found {self.calibration_samples}")
+        if self.reach < 1:
+            raise ValueError(f"reach must be at least 1, found {self.reach}")
+
+    @property
+    def sketch(self) -> RemoveBlocks:
+        """Few samples and the next branch alone: enough to tell which block matters."""
+        few = min(self.calibration_samples, SKETCH_SAMPLES)
+        return replace(self, calibration_samples=few, reach=min(self.reach, SKETCH_REACH))
 
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         branches, refusals = find_branches(model, facts)
@@ -102,7 +134,7 @@ class RemoveBlocks(BudgetedPass):
                 family=self.name,
                 site=site.name,
                 setting=setting,
-                excludes=_excluded(site, sites),
+                excludes=_excluded(site, setting, sites),
                 detail=MappingProxyType(
                     {
                         "parts": [branch.part.value for branch in site.branches],
@@ -168,9 +200,9 @@ class RemoveBlocks(BudgetedPass):
                 )
             return
         batches = Batches.of(removal.original, data, count=self.calibration_samples)
-        reconstruct(removal, model, batches, Fitting(self.refit, self.damping))
+        reconstruct(removal, model, batches, Fitting(self.refit, self.damping, self.reach))
         for node in is_open:
-            if node.metadata_props[KIND] != Setting.MIX:
+            if node.metadata_props[KIND] not in MIXING:
                 fold(model, node, affine_at(node))
             del node.metadata_props[MARK], node.metadata_props[KIND]
         remove_dead_nodes(model)
@@ -211,7 +243,20 @@ class RemoveBlocks(BudgetedPass):
 
     def _offered(self, branch: Branch) -> tuple[Setting, ...]:
         """Where channels come before pixels, a shift costs as much as scale and shift."""
-        return tuple(s for s in self.settings if not (branch.is_image and s is Setting.BIAS))
+        unfit = {Setting.BIAS} if branch.is_image else set[Setting]()
+        if not _convolves(branch):
+            unfit.add(Setting.CONVOLVE)
+        return tuple(setting for setting in self.settings if setting not in unfit)
+
+
+def _convolves(branch: Branch) -> bool:
+    """Whether one convolution as large as the largest of the branch has clearly fewer weights than all."""
+    kernel = kernel_of(branch) if branch.part is Part.CONVOLUTION and branch.is_image else None
+    if kernel is None or max(kernel) == 1:
+        return False
+    weights = [node.inputs[1] for node in branch.products]
+    sizes = [prod(w.shape.numpy()) for w in weights if w is not None and w.shape is not None]
+    return prod(kernel) * branch.channels**2 <= MOST_OF_BRANCH * sum(sizes)
 
 
 def _layers(branches: Sequence[Branch]) -> Iterator[tuple[Branch, Branch]]:
@@ -226,12 +271,18 @@ def _end(branch: Branch) -> str:
     return name_of(branch.sum if branch.norm is None else branch.norm.outputs[0])
 
 
-def _excluded(site: Site, sites: Sequence[Site]) -> frozenset[tuple[str, str]]:
-    """Sites of other families inside the branches, and own ones that share or contain nodes of them."""
+def _excluded(site: Site, setting: Setting, sites: Sequence[Site]) -> frozenset[tuple[str, str]]:
+    """Sites of other families inside the branches, and own ones that share or contain nodes of them.
+
+    A product that takes the place of a branch can be had in 8 bits under the name of the branch's last one.
+    """
     own = {node for branch in site.branches for node in branch.nodes}
     found: set[tuple[str, str]] = set()
     for branch in site.branches:
-        found |= {(family, name_of(p.outputs[0])) for family in PRODUCT_FAMILIES for p in branch.products}
+        products = [name_of(product.outputs[0]) for product in branch.products]
+        found |= {(family, product) for family in PRODUCT_FAMILIES for product in products}
+        if setting in MIXING:
+            found.discard((PRECISION_FAMILY, products[-1]))
         # The last product writes the stream, which stays.
         axes = [axis for product in branch.products[:-1] for axis in _output_axes(product)]
         found |= {(WIDTH_FAMILY, f"{axis}{part}") for axis in axes for part in AXIS_PARTS}

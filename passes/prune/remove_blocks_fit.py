@@ -33,7 +33,7 @@ from adapass.moments.walk import Walk
 from adapass.passes.prune.least_squares import fitted
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
 from adapass.passes.prune.remove_blocks_branches import Branch, chains, find_branches
-from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, Affine, Setting, affine_at
+from adapass.passes.prune.remove_blocks_rewrite import KIND, MARK, MIXING, Affine, affine_at
 
 
 class Refit(StrEnum):
@@ -62,7 +62,7 @@ class Fitting:
     refit: Refit
     damping: float
     """Pull towards the weights as they were, relative to the mean square of what they multiply."""
-    reach: int = 1 << 30
+    reach: int
     """So many branches behind a removed one are refitted."""
 
 
@@ -190,7 +190,7 @@ class _Plan:
             if node is None:
                 continue
             y = Source(name_of(end), branch.axis)
-            if node.metadata_props[KIND] == Setting.MIX:
+            if node.metadata_props[KIND] in MIXING:
                 op = next(op for op in self.ops.values() if op.output.value == name_of(node.outputs[0]))
                 yield _Step(branch.add, self.nodes[op.node], op.source, y, None, op)
                 continue

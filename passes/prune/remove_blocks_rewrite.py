@@ -4,15 +4,21 @@
                                            ->   Add(x, b)                           bias
                                            ->   Add(Mul(x, s), b)                   linear
                                            ->   Add(MatMul(x, m), b)                mix
+                                           ->   Conv(x, k, b)                       convolve
     n = LayerNormalization(Add(x, f(x)))   ->   Add(Mul(x, s), b)                   linear, post-norm
 
-``s`` and ``b`` have one number a channel, ``m`` [C, C] mixes channels. Where channels come before
-pixels, scale and shift are one depthwise 1 x 1 convolution and the mix is a full one: runtimes fuse them with
-the activation behind. A Relu of what cannot be negative goes too.
+``s`` and ``b`` have one number a channel, ``m`` [C, C] mixes channels, ``k`` [C, C, ...] is as large as the
+largest kernel of the branch. Where channels come before pixels, scale and shift are one depthwise 1 x 1
+convolution and the mix is a full one: runtimes fuse them with the activation behind. A Relu of what cannot be
+negative goes too.
+
+The product of ``mix`` and ``convolve`` takes the name of the branch's last one: what later passes know about
+that place (8 bits, say) goes for the product that is there now.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,6 +43,11 @@ class Setting(StrEnum):
     BIAS = "bias"
     LINEAR = "linear"
     MIX = "mix"
+    CONVOLVE = "convolve"
+
+
+MIXING = frozenset({Setting.MIX, Setting.CONVOLVE})
+"""What puts a product of stored weights in the place of a branch."""
 
 
 MARK = "adapass.remove-blocks"
@@ -54,7 +65,10 @@ def take_out(graph: ir.Graph, branch: Branch, setting: Setting) -> None:
         _stand_in(end, stream)
         remove_if_dead(add)
         return
-    nodes = _mixing(graph, branch, name) if setting is Setting.MIX else _affine(graph, branch, name, setting)
+    if setting in MIXING:
+        nodes = _mixing(graph, branch, name, setting)
+    else:
+        nodes = _affine(graph, branch, name, setting)
     old = end.producer()
     assert old is not None  # a sum or a normalisation of the graph
     nodes[-1].metadata_props.update({MARK: name, KIND: setting.value})
@@ -62,6 +76,19 @@ def take_out(graph: ir.Graph, branch: Branch, setting: Setting) -> None:
     for node in (old, add):
         if node.graph is not None:
             remove_if_dead(node)
+    if setting in MIXING:
+        _rename(nodes, branch.site)
+
+
+def _rename(nodes: Sequence[ir.Node], site: str) -> None:
+    """Call the product as the branch's last one was; readers know what else it stands for."""
+    product, *_ = nodes
+    value = product.outputs[0]
+    removed = value.name or ""
+    value.name = site
+    first = [use.node for use in value.uses() if use.idx == 0]
+    if len(nodes) == 1 and first:
+        note_stand_in(first[0], removed)
 
 
 def replaced(branch: Branch, setting: Setting) -> ir.Value:
@@ -126,13 +153,30 @@ def _affine(graph: ir.Graph, branch: Branch, name: str, setting: Setting) -> lis
     return nodes
 
 
-def _mixing(graph: ir.Graph, branch: Branch, name: str) -> list[ir.Node]:
+def kernel_of(branch: Branch) -> tuple[int, ...] | None:
+    """The largest kernel of a branch on images, if it can be centred; ``None`` without one."""
+    kernels = [weight.shape.numpy()[2:] for node in branch.products if (weight := _kernel(node)) is not None]
+    if not kernels or any(len(kernel) != branch.rank - 2 for kernel in kernels):
+        return None
+    largest = tuple(int(max(sizes)) for sizes in zip(*kernels, strict=True))
+    return largest if all(size % 2 == 1 for size in largest) else None
+
+
+def _kernel(node: ir.Node) -> ir.Value | None:
+    weight = node.inputs[1] if node.op_type == "Conv" and node.domain == "" else None
+    return weight if weight is not None and weight.shape is not None and weight.shape.is_static() else None
+
+
+def _mixing(graph: ir.Graph, branch: Branch, name: str, setting: Setting) -> list[ir.Node]:
     stream, channels = branch.stream, branch.channels
     unit = np.eye(channels, dtype=branch.dtype.numpy())
     shift = new_initializer(graph, f"{name}_shift", np.zeros(channels, unit.dtype))
     if branch.is_image:
-        kernel = unit.reshape(channels, channels, *[1] * (branch.rank - 2))
-        return [ir.node("Conv", [stream, new_initializer(graph, f"{name}_mix", kernel), shift])]
+        sizes = (kernel_of(branch) if setting is Setting.CONVOLVE else None) or (1,) * (branch.rank - 2)
+        kernel = np.zeros((channels, channels, *sizes), unit.dtype)
+        kernel[(..., *(size // 2 for size in sizes))] = unit
+        weight = new_initializer(graph, f"{name}_mix", kernel)
+        return [ir.node("Conv", [stream, weight, shift], {"pads": [size // 2 for size in sizes] * 2})]
     product = ir.node("MatMul", [stream, new_initializer(graph, f"{name}_mix", unit)])
     return [product, ir.node("Add", [product.outputs[0], shift])]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from adapass.passes.prune.remove_blocks import RemoveBlocks
 from adapass.passes.prune.remove_blocks_fit import Refit
 from adapass.passes.prune.remove_blocks_rewrite import Setting
 from adapass.passes.prune.remove_blocks_similarity import similarities
+from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from tests.passes.rows import Rows, literal, weight
 
 
@@ -62,6 +63,21 @@ def residual_net() -> ir.Model:
     return parse(
         f'<ir_version: 10, opset_import: ["" : 20]>\n'
         f"net (float[N, 3, 8, 8] x) => (float[N, 5] y) <{', '.join(constants)}> {{ {lines} }}"
+    )
+
+
+def bottleneck() -> ir.Model:
+    """One block 8 -> 2 -> 2 -> 8."""
+    constants = [
+        constant("w", weight(0, 2, 8, 1, 1)),
+        constant("k", weight(1, 2, 2, 3, 3)),
+        constant("v", weight(2, 8, 2, 1, 1)),
+    ]
+    return parse(
+        f'<ir_version: 10, opset_import: ["" : 20]>\n'
+        f"net (float[N, 8, 6, 6] x) => (float[N, 8, 6, 6] y) <{', '.join(constants)}> {{\n"
+        "r = Relu(x)\na = Conv(r, w)\nb = Relu(a)\nc = Conv<pads = [1, 1, 1, 1]>(b, k)\nd = Relu(c)\ne = Conv(d, v)\n"
+        "s = Add(r, e)\ny = Relu(s) }"
     )
 
 
@@ -162,7 +178,7 @@ def test_convolutions_have_no_shift_alone() -> None:
     choices = RemoveBlocks().propose(model, FactCache(model)).choices
 
     assert [(c.site, c.setting) for c in choices] == [
-        (f"f{i}", setting) for i in range(1, 5) for setting in ("remove", "mix", "linear")
+        (f"f{i}", setting) for i in range(1, 5) for setting in ("remove", "convolve", "mix", "linear")
     ]
 
 
@@ -244,6 +260,63 @@ def test_scale_and_shift_are_closer_than_nothing(setting: str, post_norm: bool) 
         something = error(model, chosen(model, {site: setting}, step, TOKENS), TOKENS)
 
         assert something < 0.9 * nothing
+
+
+def test_one_convolution_stands_in_for_a_block() -> None:
+    model, step = residual_net(), RemoveBlocks(refit=Refit.NONE)
+    unfitted, result = clone(model), chosen(model, {"f2": "convolve"}, step, IMAGES)
+    step.apply(unfitted, FactCache(unfitted), [Choice("remove-blocks", "f2", "convolve")])
+
+    # Two convolutions, the activation between them and the sum: one convolution is left, and the activation.
+    assert len(operators(result)) == len(operators(model)) - 3
+    assert operators(unfitted) == operators(result)
+    product = next(node for node in result.graph if node.outputs[0].name == "f2")
+    assert [v.name for v in product.inputs[:1]] == ["r1"]
+    assert stand_ins(result)["s2"] == "f2"
+    removed = error(model, chosen(model, {"f2": "remove"}, step, IMAGES), IMAGES)
+    mixed = error(model, chosen(model, {"f2": "mix"}, step, IMAGES), IMAGES)
+    assert error(model, unfitted, IMAGES) == pytest.approx(removed, rel=1e-3)
+    assert error(model, result, IMAGES) < 0.9 * mixed < 0.9 * removed
+
+
+def test_what_stands_in_for_a_block_can_be_had_in_8_bits() -> None:
+    model = residual_net()
+    choices = {choice.setting: choice for choice in RemoveBlocks().propose(model, FactCache(model)).choices}
+
+    for setting in ("convolve", "mix"):
+        assert ("quantize-8bit", "f4") not in choices[setting].excludes
+        assert ("quantize-8bit", "a4") in choices[setting].excludes
+        changed = chosen(model, {"f4": setting}, RemoveBlocks(), IMAGES)
+        sites = [site.name for site in Quantize8bit(min_conv_elements=1).sites(changed)]
+        assert "f4" in sites
+        assert "a4" not in sites
+    assert ("quantize-8bit", "f4") in choices["remove"].excludes
+
+
+def test_bottlenecks_are_narrower_than_one_convolution() -> None:
+    model = bottleneck()
+
+    found = [(c.site, c.setting) for c in RemoveBlocks().propose(model, FactCache(model)).choices]
+
+    assert ("e", "mix") in found
+    assert ("e", "convolve") not in found
+
+
+def test_single_choices_are_sketched() -> None:
+    sketch = RemoveBlocks(damping=0.5).sketch
+
+    assert sketch.calibration_samples < RemoveBlocks().calibration_samples
+    assert sketch.reach < RemoveBlocks().reach
+    assert sketch == replace(sketch, damping=0.5)
+    assert sketch.sketch == sketch
+
+
+def test_reach_ends_the_refitting() -> None:
+    model = residual_net()
+    near = chosen(model, {"f1": "remove"}, RemoveBlocks(reach=1), IMAGES)
+
+    assert not np.array_equal(_numbers(near, "v2"), _numbers(model, "v2"))
+    assert np.array_equal(_numbers(near, "v3"), _numbers(model, "v3"))
 
 
 def test_scale_and_shift_of_an_image_are_one_depthwise_convolution() -> None:
