@@ -27,9 +27,9 @@ from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
-from adapass.search.trials import Candidate, Trials
+from adapass.search.trials import Candidate, Proving, Trials
 
-FALLBACK_SHARES = (0.5, 0.0)
+FALLBACK_SHARES = (0.85, 0.7, 0.5)
 SEARCH_SHARE = 0.4
 """Share of the budget the search may spend. What is tuned on samples loses up to twice as much on fresh
 ones, and the finite-sample bound needs room as well."""
@@ -68,6 +68,7 @@ def trials_of(context: Context, parts: Parts, judge: Judge) -> Trials:
         predictor=Predictor(watch, options, may_measure=lambda _: not deadline.passed),
         build=options,
         allowed=SEARCH_SHARE * context.request.max_drop,
+        proving=Proving(context.request.max_drop, len(parts.certify), context.request.confidence),
         deadline=deadline,
         progress=context.progress,
     )
@@ -174,21 +175,17 @@ def front_of(
     return front
 
 
-def fallbacks(
-    candidates: Sequence[Candidate], chosen: Sequence[Candidate], allowed: float
-) -> list[Candidate]:
-    """Safer plans to build beside those of ``chosen`` that have no settings of their own to fall back on.
+def fallbacks(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:
+    """Safer plans without knobs to build beside ``chosen``, should their rewrites prove too bold.
 
-    The fastest plan without knobs that spent at most half of ``allowed``, and the fastest that spent nothing.
+    For each share the fastest plan that risks at most so much of what the boldest of ``chosen`` risks.
+    ``candidates`` come fastest first.
     """
-    bold = max((c.loss for c in chosen if c.plan.parts and not c.points), default=None)
-    if bold is None:
-        return []
+    bold = max((c.risk for c in chosen), default=0.0)
+    static = [c for c in candidates if c.plan.parts and not c.points and c.risk < bold]
     found: list[Candidate] = []
     for most in FALLBACK_SHARES:
-        safer = [
-            c for c in candidates if c.plan.parts and not c.points and c.loss <= min(most * allowed, bold)
-        ]
+        safer = [c for c in static if c.risk <= most * bold]
         found += [c for c in safer[:1] if all(c is not other for other in (*chosen, *found))]
     return found
 
@@ -205,7 +202,7 @@ def finalists(context: Context, candidates: Sequence[Candidate], decisions: Deci
 
     """
     wanted = list(candidates[: context.request.effort.finalists])
-    wanted += fallbacks(candidates, wanted, SEARCH_SHARE * context.request.max_drop)
+    wanted += fallbacks(candidates, wanted)
     wanted += [c for c in candidates if not c.plan.parts and c not in wanted]
     folder = context.scratch / "finalists"
     folder.mkdir()

@@ -96,21 +96,19 @@ def sequence(
 
 
 def safer_builds(fast: Build, builds: Sequence[Build], seconds: Mapping[str, float]) -> list[Build]:
-    """Builds to fall back on should ``fast``, which has no settings, prove too bold; slowest first.
+    """Builds to fall back on should ``fast`` prove too bold even with its knobs neutral; slowest first.
 
-    Of every other plan without knobs its fastest build, where no faster one lost as little on the search
-    samples: each step of the sequence is faster than the one before it, and less safe.
+    Of every other plan without knobs its fastest build, where no faster one risks as little: each step of
+    the sequence is faster than the one before it, and less safe.
     """
-    if fast.candidate.points:
-        return []
     best: dict[int, Build] = {}
     for build in sorted(builds, key=lambda build: seconds[build.name]):
         candidate = build.candidate
-        if candidate.plan.parts and not candidate.points and candidate.loss < fast.candidate.loss:
+        if candidate.plan.parts and not candidate.points and candidate.risk < fast.candidate.risk:
             best.setdefault(id(candidate), build)
     found: list[Build] = []
     for build in sorted(best.values(), key=lambda build: seconds[build.name]):
-        if not found or build.candidate.loss < found[-1].candidate.loss:
+        if not found or build.candidate.risk < found[-1].candidate.risk:
             found.append(build)
     return found[::-1]
 

@@ -74,8 +74,8 @@ class Search:
         except TimeUpError:
             self.trials.notes.append("time limit: fewer plans were tried")
         found = self.trials.found
-        self._tell_rejected([c for c in found if c.loss > self.trials.allowed])
-        within = [c for c in found if c.loss <= self.trials.allowed and self._is_small_enough(c)]
+        self._tell_rejected([c for c in found if not self.trials.keeps(c)])
+        within = [c for c in found if self.trials.keeps(c) and self._is_small_enough(c)]
         return sorted(within, key=lambda c: (c.seconds.seconds, describe(c.plan)))
 
     def _search(self) -> None:
@@ -149,7 +149,7 @@ class Search:
                 break
             candidate = self.trials.try_plan(chosen.statics, None)
             self._learn_rates(chosen, candidate)
-            if candidate is not None and candidate.loss <= self.trials.allowed:
+            if candidate is not None and self.trials.keeps(candidate):
                 self.trials.predictor.anchor(candidate.model)
                 break
             bound = min(SHRINK * bound, self.trials.allowed)
@@ -172,7 +172,7 @@ class Search:
             if chosen is None or not chosen.statics or self.trials.was_tried(chosen.statics, None):
                 return
             candidate = self._try(chosen)
-            if candidate is not None and candidate.loss <= allowed:
+            if candidate is not None and self.trials.keeps(candidate):
                 low = max(low, chosen.loss)
             else:
                 high = min(high, chosen.loss)
@@ -185,7 +185,7 @@ class Search:
         }
         found = [0.0]
         for candidate in self.trials.found:
-            if candidate.loss <= self.trials.allowed and not candidate.points:
+            if self.trials.keeps(candidate) and not candidate.points:
                 keys = [choice.key for part in candidate.plan.parts for choice in part.choices]
                 found.append(sum(damages.get(key, 0.0) for key in keys))
         return max(found)
@@ -201,7 +201,7 @@ class Search:
             return
         if damage > 0.0:
             # What is not seen on so many samples is not nothing: half a sample.
-            loss_rate = max(candidate.loss, 0.5 / len(self.trials.judge.samples)) / damage
+            loss_rate = max(candidate.expected_loss, 0.5 / len(self.trials.judge.samples)) / damage
         if saving > 0.0:
             scale = max(self._baseline - candidate.seconds.seconds, 0.0) / saving
         self.rates = Rates(loss_rate, scale)
@@ -233,7 +233,7 @@ class Search:
     def _one_after_the_other(self, problem: JointProblem) -> None:
         """Knobs on the best static plan: what is predicted must never lose to what one would try by hand."""
         static = [c for c in self.trials.found if c.plan.parts and not c.points]
-        within = [c for c in static if c.loss <= self.trials.allowed and self._is_small_enough(c)]
+        within = [c for c in static if self.trials.keeps(c) and self._is_small_enough(c)]
         if not within:
             return
         best = min(within, key=lambda c: (c.seconds.seconds, describe(c.plan)))
@@ -286,7 +286,7 @@ class Search:
         return candidate
 
     def _fastest(self) -> Candidate | None:
-        within = [c for c in self.trials.found if c.loss <= self.trials.allowed and self._is_small_enough(c)]
+        within = [c for c in self.trials.found if self.trials.keeps(c) and self._is_small_enough(c)]
         return min(within, key=lambda c: (c.seconds.seconds, describe(c.plan)), default=None)
 
     def _is_small_enough(self, candidate: Candidate) -> bool:
@@ -297,6 +297,7 @@ class Search:
     def _tell_rejected(self, rejected: Sequence[Candidate]) -> None:
         self.trials.notes.extend(
             f"{c.plan} ({c.seconds.seconds / self._baseline:.2f}x of clean) lost {100 * c.loss:.2f} points "
-            f"on the search samples; the search may spend {100 * self.trials.allowed:.2f}"
+            f"on the search samples, changed {100 * c.discordance:.1f} % of the verdicts and would probably be "
+            f"certified for {100 * c.risk:.2f} points; the search may spend {100 * self.trials.allowed:.2f}"
             for c in rejected
         )

@@ -20,6 +20,7 @@ from adapass.search.evaluations import Evaluations, one_setting_a_site
 from adapass.search.joint import plan_of
 from adapass.search.judge import Judge
 from adapass.search.plan import Part, Plan
+from adapass.search.risk import cautious, discordance, expected_bound
 from adapass.search.statics import StaticOption
 from adapass.search.stopwatch import Stopwatch
 
@@ -35,8 +36,29 @@ class Candidate:
     loss: float
     """Mean paired loss on the search samples there."""
     points: tuple[OperatingPoint, ...] = ()
+    discordance: float = 0.0
+    """Share of the verdicts on the search samples that change, knobs neutral."""
+    risk: float = 0.0
+    """The drop that certification is expected to bound it by, knobs neutral; 0 for exact rewrites."""
+
+    @property
+    def expected_loss(self) -> float:
+        """Without what may have been luck."""
+        return cautious(self.loss, self.discordance)
 
 
+@dataclass(frozen=True, slots=True)
+class Proving:
+    """What candidates will have to pass."""
+
+    max_drop: float
+    samples: int
+    """Of the certify part."""
+    confidence: float = 0.95
+
+
+BOLDEST = 1.25
+"""Of the budget, what a plan that is worth a try may be expected to be bounded by: safer ones go first."""
 LEAST_SHARE = 0.1
 """Of a measured part, when less than nothing would be left of it."""
 
@@ -53,6 +75,7 @@ class Trials:
     """The plain variant latencies are measured with."""
     allowed: float
     """Mean loss that settings of knobs may have on the search samples."""
+    proving: Proving
     deadline: Deadline
     progress: Progress
     found: list[Candidate] = field(default_factory=list[Candidate])
@@ -88,6 +111,12 @@ class Trials:
         if not kept or kept == first.choices:
             return candidate
         return self._try(Plan((Part(first.step, kept), *rest))) or candidate
+
+    def keeps(self, candidate: Candidate) -> bool:
+        """Whether a candidate has a chance to be certified; settings of knobs are tried one by one anyway."""
+        if candidate.points and candidate.loss > self.allowed:
+            return False
+        return candidate.loss <= self.proving.max_drop and candidate.risk <= BOLDEST * self.proving.max_drop
 
     def settle(self, knobs: BudgetedPass) -> Candidate | None:
         """Try a knob family on the clean model; later plans use only the sites that did something there.
@@ -136,9 +165,14 @@ class Trials:
         return self._keep(plan, candidate)
 
     def _judged(self, plan: Plan, model: ir.Model) -> Candidate:
-        loss = float(np.mean(self.judge.losses(self.evaluations.outputs(model))))
+        losses = self.judge.losses(self.evaluations.outputs(model))
         self.deadline.check()
-        return Candidate(plan, model, self.watch.seconds(model, self.build), loss)
+        seconds = self.watch.seconds(model, self.build)
+        risk = self._risk(losses)
+        return Candidate(plan, model, seconds, float(np.mean(losses)), (), discordance(losses), risk)
+
+    def _risk(self, losses: npt.NDArray[np.float64]) -> float:
+        return expected_bound(losses, samples=self.proving.samples, confidence=self.proving.confidence)
 
     def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
         step = plan.parts[0].step
@@ -157,7 +191,11 @@ class Trials:
         # A family adds up its own pieces; the predictor knows what the whole costs beside them.
         factor = expected.seconds / boldest.expected_seconds
         points = tuple(replace(p, expected_seconds=factor * p.expected_seconds) for p in points)
-        return Candidate(plan, model, Cost(expected.seconds, expected.trust), boldest.loss, points)
+        cost = Cost(expected.seconds, expected.trust)
+        if len(plan.parts) == 1:
+            return Candidate(plan, model, cost, boldest.loss, points)
+        losses = self.judge.losses(self.evaluations.outputs(model))  # as built, knobs are neutral
+        return Candidate(plan, model, cost, boldest.loss, points, discordance(losses), self._risk(losses))
 
     def _known(self, part: Part) -> tuple[OperatingPoint, ...]:
         """Settings found on the clean model, if it has the same sites."""

@@ -1,4 +1,4 @@
-"""Plans to fall back on when the fastest one has no settings of its own and proves too bold."""
+"""Plans to fall back on when the fastest one proves too bold."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ MODEL = ir.Model(ir.Graph([], [], nodes=[], name="g"), ir_version=10)
 POINT = OperatingPoint({"t": np.zeros(1, np.float32)}, frozenset(), 0.1, 0.0)
 
 
-def candidate(sites: int, seconds: float, loss: float) -> Candidate:
+def candidate(sites: int, seconds: float, risk: float) -> Candidate:
     choices = tuple(Choice(STEP.name, f"s{i}", "static") for i in range(sites))
     plan = Plan((Part(STEP, choices),) if sites else ())
-    return Candidate(plan, MODEL, Cost(seconds, Trust.MEASURED), loss)
+    # Of what was lost on the search samples nothing follows: the boldest plan was the luckiest.
+    return Candidate(plan, MODEL, Cost(seconds, Trust.MEASURED), -risk, (), risk, risk)
 
 
 CLEAN = candidate(0, 1.0, 0.0)
 BOLD, MIDDLE, SAFE, SAFER_BUT_SLOWER = (
-    candidate(4, 0.3, 0.008),
-    candidate(3, 0.4, 0.004),
-    candidate(2, 0.5, -0.01),
-    candidate(1, 0.6, 0.0),
+    candidate(4, 0.3, 0.012),
+    candidate(3, 0.4, 0.009),
+    candidate(2, 0.5, 0.006),
+    candidate(1, 0.6, 0.007),
 )
 FOUND = [BOLD, MIDDLE, SAFE, SAFER_BUT_SLOWER, CLEAN]
 
@@ -46,17 +47,15 @@ def build(of: Candidate, variant: str = "plain") -> Build:
     return Build(of, OnnxRuntime(), Variant(variant, {}), Path(variant), label=f"{of.plan}")
 
 
-def test_half_of_the_loss_and_none_of_it() -> None:
-    assert fallbacks(FOUND, [BOLD], 0.008) == [MIDDLE, SAFE]
-    assert fallbacks(FOUND, [BOLD, MIDDLE], 0.008) == [SAFE]
-    assert fallbacks(FOUND, [replace(SAFE, points=(POINT,)), BOLD], 0.008) == [MIDDLE, SAFE]
+def test_the_fastest_of_each_share_of_the_risk() -> None:
+    assert fallbacks(FOUND, [BOLD]) == [MIDDLE, SAFE]
+    assert fallbacks(FOUND, [BOLD, MIDDLE]) == [SAFE]
+    assert fallbacks(FOUND, [replace(BOLD, points=(POINT,))]) == [MIDDLE, SAFE]
 
 
-@pytest.mark.parametrize(
-    "chosen", [[], [CLEAN], [replace(BOLD, points=(POINT,))]], ids=["none", "clean", "knobs"]
-)
+@pytest.mark.parametrize("chosen", [[], [CLEAN], [SAFE]], ids=["none", "clean", "safest"])
 def test_nothing_to_fall_back_from(chosen: list[Candidate]) -> None:
-    assert fallbacks(FOUND, chosen, 0.008) == []
+    assert fallbacks(FOUND, chosen) == []
 
 
 def test_the_sequence_goes_from_safe_to_bold() -> None:
@@ -71,10 +70,12 @@ def test_the_sequence_goes_from_safe_to_bold() -> None:
     assert order == [CLEAN, SAFE, MIDDLE, BOLD]
 
 
-def test_knobs_are_their_own_way_back() -> None:
-    builds = [build(replace(BOLD, points=(POINT,))), build(SAFE)]
+def test_knobs_are_a_way_back_to_their_own_plan_only() -> None:
+    fast, safe = build(replace(BOLD, points=(POINT,))), build(SAFE)
+    seconds = {fast.name: 1.0, safe.name: 1.0}
 
-    assert safer_builds(builds[0], builds, {each.name: 1.0 for each in builds}) == []
+    assert safer_builds(fast, [fast, safe], seconds) == [safe]
+    assert safer_builds(build(replace(SAFE, points=(POINT,))), [fast, safe], seconds) == []
 
 
 def test_of_a_plan_the_fastest_build_counts() -> None:

@@ -76,7 +76,8 @@ def bottleneck() -> ir.Model:
     return parse(
         f'<ir_version: 10, opset_import: ["" : 20]>\n'
         f"net (float[N, 8, 6, 6] x) => (float[N, 8, 6, 6] y) <{', '.join(constants)}> {{\n"
-        "r = Relu(x)\na = Conv(r, w)\nb = Relu(a)\nc = Conv<pads = [1, 1, 1, 1]>(b, k)\nd = Relu(c)\ne = Conv(d, v)\n"
+        "r = Relu(x)\na = Conv(r, w)\nb = Relu(a)\n"
+        "c = Conv<pads = [1, 1, 1, 1]>(b, k)\nd = Relu(c)\ne = Conv(d, v)\n"
         "s = Add(r, e)\ny = Relu(s) }"
     )
 
