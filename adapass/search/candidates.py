@@ -45,6 +45,8 @@ FIRST_STRUCTURAL = 2
 BOLDER = 3.0
 FAR = 100.0
 """The least damage that is looked at, as a share of what was too much."""
+CLOSE = 1.15
+"""A damage that is too much, and one that is not: nothing in between is looked for when they are as near."""
 NO_RATES = Rates(loss_per_damage=0.0)
 
 
@@ -162,21 +164,28 @@ class Search:
         """
         if not any(option.step.structural for option in self.statics):
             return
-        rate, allowed = self.rates.loss_per_damage, self.trials.allowed
         low, high = self._damage_within(), float("inf")
-        bound = allowed / rate if rate > 0.0 else float("inf")
-        for _ in range(FIRST_STRUCTURAL + self.rounds.repairs):
+        bound = BOLDER * low if low > 0.0 else float("inf")
+        left = FIRST_STRUCTURAL + self.rounds.repairs
+        while left and low * CLOSE < high and low < self._damage_of_all():
             by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
             problem = JointProblem(self.statics, (), by_damage, self._classes)
             chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
-            if chosen is None or not chosen.statics or self.trials.was_tried(chosen.statics, None):
+            if chosen is None or not chosen.statics:
                 return
-            candidate = self._try(chosen)
-            if candidate is not None and self.trials.keeps(candidate):
-                low = max(low, chosen.loss)
+            if self.trials.was_tried(chosen.statics, None):
+                low = max(low, min(bound, self._damage_of_all()))
             else:
-                high = min(high, chosen.loss)
+                left -= 1
+                candidate = self._try(chosen)
+                if candidate is not None and self.trials.keeps(candidate):
+                    low = max(low, chosen.loss)
+                else:
+                    high = min(high, chosen.loss)
             bound = BOLDER * low if high == float("inf") else (max(low, high / FAR) * high) ** 0.5
+
+    def _damage_of_all(self) -> float:
+        return sum(option.damage.additive(classes=self._classes) for option in self.statics)
 
     def _damage_within(self) -> float:
         """What the plans that keep the budget damage at most, by the sum of their choices."""
@@ -297,7 +306,8 @@ class Search:
     def _tell_rejected(self, rejected: Sequence[Candidate]) -> None:
         self.trials.notes.extend(
             f"{c.plan} ({c.seconds.seconds / self._baseline:.2f}x of clean) lost {100 * c.loss:.2f} points "
-            f"on the search samples, changed {100 * c.discordance:.1f} % of the verdicts and would probably be "
-            f"certified for {100 * c.risk:.2f} points; the search may spend {100 * self.trials.allowed:.2f}"
+            f"on the search samples, changed {100 * c.discordance:.1f} % of the verdicts and would "
+            f"probably be certified for {100 * c.risk:.2f} points only; the search may spend "
+            f"{100 * self.trials.allowed:.2f}"
             for c in rejected
         )
