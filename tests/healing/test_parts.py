@@ -14,7 +14,7 @@ from adapass.healing.settings import Settings
 
 torch: Any = pytest.importorskip("torch", reason="torch is an extra")
 
-from adapass.healing.batches import batched, lengths, rounds, shuffled, split, varied  # noqa: E402
+from adapass.healing.batches import batched, lengths, rounds, shuffled, split  # noqa: E402
 from adapass.healing.objectives import output_loss, relative_error  # noqa: E402
 
 
@@ -23,7 +23,10 @@ from adapass.healing.objectives import output_loss, relative_error  # noqa: E402
     [
         ("rate", 0.0),
         ("batch_size", 0),
-        ("epochs", -1),
+        ("steps", -1),
+        ("block_epochs", -1),
+        ("average", 1.0),
+        ("judgements", 0),
         ("held_out", 1.0),
         ("rank", -2),
         ("rate", float("nan")),
@@ -80,25 +83,6 @@ def test_lengths_are_those_without_padding() -> None:
     data = load_data({"ids": mask, "mask": mask}, model)
 
     assert list(lengths(data)) == [6, 2]
-
-
-def test_images_are_mirrored_and_shifted_but_nothing_else() -> None:
-    images = np.arange(2 * 8 * 1 * 4 * 4, dtype=np.float32).reshape(16, 1, 4, 4)
-    feeds: dict[str, Any] = {"image": images, "ids": np.arange(16)[:, None]}
-
-    mirrored: Any = varied(feeds, Settings(mirror=True), rounds(0, 0))
-    shifted: Any = varied(feeds, Settings(crop=1), rounds(0, 0))
-
-    assert varied(feeds, Settings(), rounds(0, 0)) is feeds
-    turned = [bool((a == b[..., ::-1]).all()) for a, b in zip(mirrored["image"], images, strict=True)]
-    same = [bool((a == b).all()) for a, b in zip(mirrored["image"], images, strict=True)]
-    assert 0 < sum(turned) < 16
-    assert all(a != b for a, b in zip(turned, same, strict=True))
-    assert all(
-        image[0, 1, 1] in old[0, 0:3, 0:3] for image, old in zip(shifted["image"], images, strict=True)
-    )
-    assert not np.array_equal(shifted["image"], images)
-    assert np.array_equal(mirrored["ids"], feeds["ids"])
 
 
 def test_the_loss_of_classes_is_their_divergence() -> None:
