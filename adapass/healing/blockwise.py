@@ -94,7 +94,7 @@ def _lesson(
         return None
 
     def loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-        return hidden_loss(student, teacher, segment.ends)
+        return hidden_loss(student, teacher, [(end, end) for end in segment.ends])
 
     each = len(training)
 

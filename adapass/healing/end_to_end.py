@@ -1,4 +1,4 @@
-"""End-to-end distillation: the pruned model learns the original's outputs and values at the ends of blocks."""
+"""End-to-end distillation: the pruned model learns the original's outputs and block values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from adapass.healing.blockwise import mean_loss
 from adapass.healing.checkpoint import State
 from adapass.healing.course import Course
 from adapass.healing.objectives import hidden_loss, output_loss, outputs_loss
-from adapass.healing.points import block_ends, float_outputs, shared_points
+from adapass.healing.points import compared, float_outputs
+from adapass.healing.teacher import Teacher
 from adapass.healing.trainable import Trainable
 from adapass.healing.training import Batch, Learned, Lesson, train
 from adapass.twin.build import build_twin
@@ -42,20 +43,25 @@ def whole_lesson(course: Course, pruned: ir.Model) -> Lesson:
     original, samples, parts, sizes = course.original, course.samples, course.parts, course.sizes
     settings, seed = course.settings, course.seed
     outputs = float_outputs(original)
-    shared = block_ends(shared_points(original, pruned)) if settings.hidden_weight else ()
-    points = tuple(point.value for point in shared)
-    twin = build_twin(pruned, outputs=(*outputs, *points))
+    pairs = compared(original, pruned) if settings.hidden_weight else ()
+    twin = build_twin(pruned, outputs=(*outputs, *(ours for ours, _ in pairs)))
     trainable = Trainable(
         twin, rank=settings.rank, keep_zeros=settings.keep_zeros, frozen=course.frozen, seed=seed
     )
-    teacher = Session(original, outputs=(*outputs, *points), optimize=True, threads=settings.threads)
+    like = samples.batch([int(row) for row in parts.held_out[: settings.batch_size]])
+    teacher = Teacher(
+        original,
+        (*outputs, *(theirs for _, theirs in pairs)),
+        threads=settings.threads,
+        like=like if settings.mixed else None,
+    )
     judging = _judging(course, outputs)
 
     def loss(student: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
         found = outputs_loss(student, wanted, outputs, settings.temperature)
-        if not points:
+        if not pairs:
             return found
-        return found + settings.hidden_weight * hidden_loss(student, wanted, points)
+        return found + settings.hidden_weight * hidden_loss(student, wanted, pairs)
 
     @lru_cache(maxsize=1)
     def order(epoch: int) -> tuple[Integers, ...]:

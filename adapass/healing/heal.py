@@ -51,8 +51,8 @@ def heal(
 
     ``steps`` says how long; without it, as many as take about ``seconds`` on this machine. With both,
     ``seconds`` is a limit, at which the best weights so far are kept. ``checkpoint`` names a file from which
-    the same call goes on after an interruption; it also holds the number of steps. Labels are not read, and no
-    sample beside ``fit_samples``.
+    the same call goes on after an interruption; it also holds the number of steps. Labels are not read, and
+    no sample beside ``fit_samples``.
 
     Raises:
         UsageError: torch is not installed, or neither ``steps`` nor ``seconds`` is given and above 0.

@@ -13,7 +13,7 @@ class Settings:
 
     steps: int = 2000
     """Batches the whole model learns from; 0 skips the end-to-end phase."""
-    rate: float = 1e-2
+    rate: float = 2e-3
     """Learning rate of the end-to-end phase, relative to the size (root mean square) of each tensor.
 
     It rises over the first steps, then falls along a cosine.
@@ -51,7 +51,7 @@ class Settings:
     tables: bool = False
     """Train embedding tables too. A few samples move the rows they read and no others."""
     mixed: bool | None = None
-    """Multiply in bfloat16; weights stay in single precision. ``None``: where the processor is built for it."""
+    """Multiply in bfloat16, weights in single precision. ``None``: where the processor is built for it."""
     max_seconds: float | None = None
     """Stop after this time with the best weights so far. Then the result depends on the machine's speed."""
     max_cache_bytes: int = 512 << 20

@@ -1,4 +1,4 @@
-"""One training run: AdamW along a warm cosine, running means of the weights, the best of them kept.
+"""One training run along a warm cosine: running means of the weights, the best of them kept.
 
 The means (Polyak and Juditsky 1992) are what is judged and kept: they are closer to the original than the
 weights they are means of, at any time of the run. A run that has only got further away by the time a quarter
@@ -18,6 +18,7 @@ import numpy as np
 
 from adapass.budgeted import Array, Feeds
 from adapass.healing.checkpoint import State
+from adapass.healing.optimizer import Optimizer
 from adapass.healing.settings import Settings
 from adapass.healing.trainable import Trainable
 from adapass.healing.watch import Watch
@@ -87,9 +88,10 @@ def train(
         run.judge()
         if not run.failed and run.has_only_become_worse:
             run.begin_again()
+        if report is not None:
+            watch.best(f"held-out loss {run.best:.4g}, {run.losses[0]:.4g} before")
         if due and save is not None and not run.failed:
             save(run.state())
-            watch.best(f"held-out loss {run.best:.4g}, {run.losses[0]:.4g} before")
     lesson.trainable.load(run.best_weights)
     return Learned(run.losses[0], run.best, run.steps, tuple(run.losses[1:]))
 
@@ -111,16 +113,9 @@ class _Run:
         self.failed = False
         self._since_best = 0
 
-    def _new_optimizer(self) -> Tensor:
-        # Adam moves every number by about the learning rate, which would tear layers of small weights
-        # apart where it is right for others; so each tensor has its own (Shazeer and Stern 2018).
-        trainable, settings = self._lesson.trainable, self._settings
-        groups = [
-            {"params": [tensor], "size": trainable.sizes[name]} for name, tensor in trainable.free.items()
-        ]
-        return torch.optim.AdamW(
-            groups, lr=self._lesson.rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
-        )
+    def _new_optimizer(self) -> Optimizer:
+        trainable = self._lesson.trainable
+        return Optimizer(trainable.free, trainable.sizes, weight_decay=self._settings.weight_decay)
 
     def is_over(self, watch: Watch) -> bool:
         patience = self._settings.patience
@@ -143,9 +138,7 @@ class _Run:
     def learn(self) -> None:
         rate = self._lesson.rate / self.slower
         share = cosine(self.steps - self.begun, self._lesson.steps - self.begun)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["size"] * share
-        self._optimizer.zero_grad()
+        self._optimizer.clear()
         feeds, targets = self._lesson.batch(self.steps)
         wanted = {name: torch.from_numpy(np.array(x)) for name, x in targets.items()}
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(self._settings.mixed)):
@@ -157,7 +150,7 @@ class _Run:
             return
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._free, self._settings.clip_norm)
-        self._optimizer.step()
+        self._optimizer.step(rate * share)
         self._lesson.trainable.restore_zeros()
         self.steps += 1
         self._average()
@@ -193,8 +186,8 @@ class _Run:
             "weights": packed(self._lesson.trainable.state()),
             "means": packed(self._named(self._means)),
             "best": packed(self.best_weights),
-            "first": packed(self._moments("exp_avg")),
-            "second": packed(self._moments("exp_avg_sq")),
+            "first": packed(_arrays(self._optimizer.first)),
+            "second": packed(_arrays(self._optimizer.second)),
             "losses": np.array(self.losses),
         }
         numbers = {
@@ -217,34 +210,23 @@ class _Run:
         self.steps, self.begun = int(state.numbers["steps"]), int(state.numbers["begun"])
         self.slower = state.numbers["slower"]
         self._since_best = int(state.numbers["since_best"])
-        if self.steps == self.begun:
-            return  # the optimiser knows nothing yet
-        first, second = (unpacked(state.arrays[name], like) for name in ("first", "second"))
-        for name, tensor in trainable.free.items():
-            self._optimizer.state[tensor] = {
-                "step": torch.tensor(float(self.steps - self.begun)),
-                "exp_avg": torch.from_numpy(np.array(first[name])),
-                "exp_avg_sq": torch.from_numpy(np.array(second[name])),
-            }
-
-    def _moments(self, key: str) -> dict[str, Array]:
-        moments = [self._optimizer.state.get(tensor, {}).get(key) for tensor in self._free]
-        return self._named(
-            [
-                torch.zeros_like(tensor) if moment is None else moment
-                for tensor, moment in zip(self._free, moments, strict=True)
-            ]
-        )
+        self._optimizer.steps = self.steps - self.begun
+        for key, moments in (("first", self._optimizer.first), ("second", self._optimizer.second)):
+            for name, array in unpacked(state.arrays[key], _arrays(moments)).items():
+                moments[name].copy_(torch.from_numpy(array))
 
     def _named(self, tensors: Sequence[Tensor]) -> dict[str, Array]:
-        names = self._lesson.trainable.free
-        return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return _arrays(dict(zip(self._lesson.trainable.free, tensors, strict=True)))
 
 
 def _put(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for place, value in zip(places, values, strict=True):
             place.copy_(value)
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -266,6 +248,8 @@ def packed(arrays: Mapping[str, Array]) -> Array:
 
 
 def unpacked(vector: Array, like: Mapping[str, Array]) -> dict[str, Array]:
+    if not like:
+        return {}
     ends = np.cumsum([x.size for x in like.values()])
     parts = np.split(vector, ends[:-1])
     return {

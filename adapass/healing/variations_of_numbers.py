@@ -44,13 +44,22 @@ class Numbers:
         return (*moved, MIX, *((PATCH,) if self.axes else ()))
 
     def batch(
-        self, samples: Samples, rows: Integers, kinds: Sequence[str], random: np.random.Generator
+        self,
+        samples: Samples,
+        rows: Integers,
+        kinds: Sequence[str],
+        random: np.random.Generator,
+        *,
+        every: bool = False,
     ) -> tuple[Feeds, Integers]:
-        """Varied samples, and which other one of the batch each was mixed with (perhaps itself)."""
+        """Varied samples, and which other one of the batch each was mixed with (perhaps itself).
+
+        ``every`` varies all samples, as when a kind is measured, instead of some.
+        """
         feeds = dict(samples.batch([int(row) for row in rows]))
         count = len(rows)
         for axis in self.axes:
-            turned, moved = random.random(count) < 0.5, random.random(count)
+            turned, moved = every | (random.random(count) < 0.5), random.random(count)
             if f"flip {axis}" in kinds:
                 feeds = {name: _flipped(x, axis, turned) for name, x in feeds.items()}
             if f"shift {axis}" in kinds:
@@ -58,10 +67,8 @@ class Numbers:
         partner = random.permutation(count).astype(np.int64)
         parts, which = random.random(count), random.random(count)
         corners = random.random((count, len(self.axes)))
-        # Alone, a kind is applied to all samples: that is how it is measured.
-        alone = len(kinds) == 1
-        mixed = np.full(count, MIX in kinds) & (alone | (which < _MIXED))
-        patched = np.full(count, PATCH in kinds) & ~mixed & (alone | (which >= 1 - _PATCHED))
+        mixed = np.full(count, MIX in kinds) & (every | (which < _MIXED))
+        patched = np.full(count, PATCH in kinds) & ~mixed & (every | (which >= 1 - _PATCHED))
         feeds = {name: _mixed(x, partner, mixed, parts) for name, x in feeds.items()}
         feeds = {name: self._patched(x, partner, patched, parts, corners) for name, x in feeds.items()}
         return feeds, partner

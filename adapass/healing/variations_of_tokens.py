@@ -56,21 +56,29 @@ class Tokens:
         return (REPLACE, SWAP) if self.fill is None else (REPLACE, SWAP, DELETE, PART, JOIN)
 
     def batch(
-        self, samples: Samples, rows: Integers, kinds: Sequence[str], random: np.random.Generator
+        self,
+        samples: Samples,
+        rows: Integers,
+        kinds: Sequence[str],
+        random: np.random.Generator,
+        *,
+        every: bool = False,
     ) -> tuple[Feeds, Integers]:
-        """Varied samples padded to the longest, and the other one of the batch that may be part of each."""
+        """Varied samples padded to the longest, and the other one of the batch that may be part of each.
+
+        ``every`` varies all samples, as when a kind is measured; else some stay as they are.
+        """
         plain = [{name: x[0] for name, x in samples.feeds(int(row)).items()} for row in rows]
         partner = random.permutation(len(rows)).astype(np.int64)
         varied = [
-            self._varied(row, plain[int(other)], kinds, random)
+            row
+            if not every and random.random() < _PLAIN
+            else self._varied(row, plain[int(other)], kinds, random)
             for row, other in zip(plain, partner, strict=True)
         ]
         return self._padded(varied), partner
 
     def _varied(self, row: Row, other: Row, kinds: Sequence[str], random: np.random.Generator) -> Row:
-        # Alone, a kind is applied to all samples: that is how it is measured.
-        if len(kinds) > 1 and random.random() < _PLAIN:
-            return row
         kind = kinds[int(random.integers(len(kinds)))]
         size = _length(row)
         if size < _SHORTEST:

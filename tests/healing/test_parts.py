@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from adapass.data import load_data
 from adapass.errors import DataError, UsageError
+from adapass.graph.edit import remove_dead_nodes
+from adapass.graph.stand_ins import note_stand_in
 from adapass.graph.text import parse
 from adapass.healing.settings import Settings
 
@@ -16,6 +19,7 @@ torch: Any = pytest.importorskip("torch", reason="torch is an extra")
 
 from adapass.healing.batches import batched, lengths, rounds, shuffled, split  # noqa: E402
 from adapass.healing.objectives import output_loss, relative_error  # noqa: E402
+from adapass.healing.points import compared  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -103,3 +107,15 @@ def test_the_loss_of_numbers_is_the_relative_error() -> None:
 
     assert float(output_loss(wanted * 1.1, wanted)) == pytest.approx(0.01, rel=1e-4)
     assert float(relative_error(torch.zeros(2), torch.zeros(2))) == 0.0
+
+
+def test_what_stands_in_for_removed_blocks_is_compared_with_the_last_of_them(original: ir.Model) -> None:
+    cut = original.clone()
+    values = {v.name: v for node in cut.graph for v in node.outputs}
+    head = next(node for node in cut.graph if node.outputs[0].name == "y")
+    head.replace_input_with(0, values["h1"])
+    note_stand_in(head, "h2")
+    remove_dead_nodes(cut)
+
+    assert compared(original, original.clone()) == (("h1", "h1"), ("h2", "h2"))
+    assert compared(original, cut) == (("h1", "h2"),)

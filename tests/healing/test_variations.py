@@ -51,7 +51,8 @@ ROWS = np.arange(32)
 def varied(images: Images, kind: str, seed: int = 0) -> tuple[Any, Any]:
     numbers = Numbers.of(images, ROWS)
     assert numbers is not None
-    feeds, partner = numbers.batch(images, ROWS, (kind,), np.random.default_rng(seed))
+    every = kind in ("mix", "patch")
+    feeds, partner = numbers.batch(images, ROWS, (kind,), np.random.default_rng(seed), every=every)
     return feeds["x"], partner
 
 
@@ -103,6 +104,18 @@ def test_patches_are_blocks_of_the_other_sample(images: Images) -> None:
         assert (made[:, changed] == other[:, changed]).all()
         rows, columns = changed.any(1), changed.any(0)
         assert (changed == np.outer(rows, columns)).all()  # a rectangle
+
+
+def test_in_training_some_samples_are_mixed_and_some_patched(images: Images) -> None:
+    numbers = Numbers.of(images, ROWS)
+    assert numbers is not None
+
+    found: Any = numbers.batch(images, ROWS, ("mix", "patch"), np.random.default_rng(0))[0]["x"]
+
+    same = (found == images.x).mean((1, 2, 3))
+    assert 2 < (same == 1.0).sum() < 16  # as they were
+    assert 8 < (same < 0.01).sum() < 24  # mixed everywhere
+    assert 2 < ((same > 0.01) & (same < 1.0)).sum() < 16  # patched
 
 
 def test_the_samples_themselves_stay(images: Images) -> None:
@@ -180,7 +193,7 @@ def test_texts_keep_their_ends_and_their_padding(kind: str) -> None:
     assert tokens is not None
     assert tokens.words == ("ids",)
 
-    feeds, partner = tokens.batch(data, ROWS, (kind,), np.random.default_rng(0))
+    feeds, partner = tokens.batch(data, ROWS, (kind,), np.random.default_rng(0), every=True)
     changed = 0
     for i in range(32):
         ids, mask = feeds["ids"][i], feeds["mask"][i].astype(bool)
