@@ -1,7 +1,7 @@
 """Run a model in ONNX Runtime: the oracle of every numeric check.
 
 By default without graph optimisations and on one thread, so that the numbers are those of the
-graph as written.
+graph as written. The weights of a large model are not copied.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.errors import UsageError, VerificationError
+from adapass.graph.lifted import lift_weights
 from adapass.graph.save import EMBEDDED_BYTES, save_model, to_bytes
 from adapass.graph.tensors import tensor_bytes
 
@@ -24,6 +25,8 @@ Array = npt.NDArray[np.generic]
 
 ort: Any = import_module("onnxruntime")  # ships no types
 _ERRORS_ONLY = 4
+LARGE_MODEL_BYTES = 400_000_000
+"""Models with more weights than this run with their weights where they lie."""
 
 
 class Session:
@@ -49,7 +52,7 @@ class Session:
         shown = _with_outputs(model, self.outputs)
         options = _options(threads, optimize=optimize)
         try:
-            self._session = _open(shown, options)
+            self._session, self._weights = _open(shown, options)
         except Exception as error:
             raise VerificationError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 
@@ -61,21 +64,29 @@ class Session:
 
         """
         try:
-            results = self._session.run(list(self.outputs), dict(feeds))
+            results = self._session.run(list(self.outputs), {**feeds, **self._weights})
         except Exception as error:
             shapes = ", ".join(f"{name}{list(np.shape(array))}" for name, array in feeds.items())
             raise VerificationError(f"the model cannot run on {shapes}: {_first_line(error)}") from error
         return dict(zip(self.outputs, results, strict=True))
 
 
-def _open(model: ir.Model, options: Any) -> Any:
-    providers = ["CPUExecutionProvider"]
+def _open(model: ir.Model, options: Any) -> tuple[Any, Mapping[str, Array]]:
+    """A session, and the weights it takes beside the feeds."""
+    weights: Mapping[str, Array] = {}
+    if tensor_bytes(model) > LARGE_MODEL_BYTES:
+        lifted = lift_weights(model)
+        model, weights = lifted.model, lifted.weights
     if tensor_bytes(model) <= EMBEDDED_BYTES:
-        return ort.InferenceSession(to_bytes(model), options, providers=providers)
+        return _load(to_bytes(model), options), weights
     with tempfile.TemporaryDirectory(prefix="adapass-") as folder:
         file = Path(folder) / "model.onnx"
         save_model(model, file)
-        return ort.InferenceSession(str(file), options, providers=providers)
+        return _load(str(file), options), weights
+
+
+def _load(source: str | bytes, options: Any) -> Any:
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _options(threads: int, *, optimize: bool) -> Any:

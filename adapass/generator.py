@@ -39,6 +39,8 @@ class Variant:
 
     name: str
     options: Options = field(default_factory=lambda: MappingProxyType({}))
+    exact: bool = True
+    """Results are the model's up to rounding in its own number formats; others need data to be chosen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,9 @@ def split(dim: Dim, outer: Size) -> tuple[Dim, Dim] | None:
     if not _divides(outer, root.size):
         return None
     if (reason := reason_of(root)) is not None:
-        return leaf(outer, reason), leaf(_divide(root.size, outer), reason)
+        # Its own parts where it has fitting ones: each knows why it is fixed.
+        parts = _split_product(root, outer) if root.form is Form.PRODUCT else None
+        return parts or (leaf(outer, reason), leaf(_divide(root.size, outer), reason))
     if root.form is Form.LEAF:
         parts = (leaf(outer, None, root.marks), leaf(_divide(root.size, outer), None, root.marks))
         _bind(root, product(parts, ones))

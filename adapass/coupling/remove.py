@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
 from adapass.analyses.shapes import Shapes
-from adapass.coupling.cut import Cut, plan_cut
+from adapass.coupling.cut import Cut, Positions, plan_cut
 from adapass.coupling.flow import Dims, Flow
 from adapass.coupling.inline import has_functions, inline_functions
 from adapass.coupling.rewrite_sizes import (
@@ -32,7 +33,10 @@ from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
 from adapass.graph.edit import fresh_name, mark_roots, new_constant, remove_dead_nodes
 from adapass.graph.shapes import infer_shapes
+from adapass.graph.tensors import reopened
 from adapass.graph.text import clone
+
+LARGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +136,18 @@ def _cut_shared(flow: Flow, cut: Cut) -> tuple[int, int]:
 
 
 def _take(tensor: ir.TensorProtocol, dims: Dims, cut: Cut) -> ir.TensorProtocol:
-    array = tensor.numpy()
-    for axis, dim in enumerate(dims):
-        if cut.touches(dim):
-            array = array.take(cut.positions(dim), axis=axis)
+    """What stays of a tensor; of a large one in a file only where it lies there, until it is used."""
+    kept = {axis: cut.positions(dim) for axis, dim in enumerate(dims) if cut.touches(dim)}
+    if isinstance(tensor, ir.ExternalTensor | ir.LazyTensor) and tensor.nbytes >= LARGE_BYTES:
+        shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(tensor.shape.numpy())]
+        return ir.LazyTensor(partial(_taken, tensor, kept), tensor.dtype, ir.Shape(shape), name=tensor.name)
+    return _taken(tensor, kept)
+
+
+def _taken(tensor: ir.TensorProtocol, kept: Mapping[int, Positions]) -> ir.TensorProtocol:
+    array = reopened(tensor).numpy()
+    for axis, positions in kept.items():
+        array = array.take(positions, axis=axis)
     return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
 

@@ -9,16 +9,15 @@ from typing import Self
 import onnx_ir as ir
 
 from adapass.analyses.dataflow import values_read
-from adapass.analyses.shapes import BATCHES, TOKENS, Shapes
+from adapass.analyses.shapes import Shapes
 from adapass.coupling.balance import settle_groups
-from adapass.coupling.dims import Dim, Size, find, fix, leaf, leaves, reason_of
+from adapass.coupling.dims import Dim, find, fix, leaf, leaves, reason_of
 from adapass.coupling.flow import Flow, Refused
 from adapass.coupling.rules.table import rule_of
+from adapass.coupling.sizes import known_sizes
 from adapass.facts import Fact, FactCache
 from adapass.graph.constants import constant_tensor
-from adapass.graph.shapes import infer_shapes
 from adapass.graph.tensors import subgraphs_of
-from adapass.graph.text import clone
 
 DYNAMIC = "its size differs from run to run"
 
@@ -35,10 +34,8 @@ class Walked(Fact):
 
 
 def walk(model: ir.Model, shapes: Shapes) -> Flow:
-    points = [(b, t) for b in BATCHES for t in TOKENS] if shapes.probed else [(1, 1)]
-    flow = Flow(
-        (1,) * len(points), _sizes(model, shapes, points), opset=model.graph.opset_imports.get("", 13)
-    )
+    points, sizes = known_sizes(model, shapes)
+    flow = Flow((1,) * points, sizes, opset=model.graph.opset_imports.get("", 13))
     for value in model.graph.inputs:
         reason = f"it is an axis of the model's input '{value.name}'"
         if value in flow.sizes:
@@ -51,25 +48,6 @@ def walk(model: ir.Model, shapes: Shapes) -> Flow:
     _fix_dynamic(flow)
     _fix_unwritable(flow)
     return flow
-
-
-def _sizes(
-    model: ir.Model, shapes: Shapes, points: list[tuple[int, int]]
-) -> dict[ir.Value, tuple[Size, ...]]:
-    twin = clone(model)
-    infer_shapes(twin)
-    inferred = {value.name: value for node in twin.graph for value in node.outputs}
-    found: dict[ir.Value, tuple[Size, ...]] = {}
-    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
-        dims = shapes.of(value.name or "")
-        if dims is not None:
-            found[value] = tuple(tuple(dim.at(*point) for point in points) for dim in dims)
-            continue
-        known = inferred.get(value.name, value)
-        static = [] if known.shape is None else [dim for dim in known.shape if isinstance(dim, int)]
-        if known.shape is not None and len(static) == len(known.shape):
-            found[value] = tuple((size,) * len(points) for size in static)
-    return found
 
 
 def _step(flow: Flow, node: ir.Node) -> None:

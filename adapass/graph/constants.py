@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from adapass.graph.tensors import reopened
+
 Array = npt.NDArray[np.generic]
 
 
@@ -15,7 +17,7 @@ def constant_array(value: ir.Value | None) -> Array | None:
     An initializer that is also a graph input is a default, not a constant.
     """
     tensor = constant_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    return None if tensor is None else reopened(tensor).numpy()
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from adapass.graph.tensors import reopened
+
 
 def digest(model: ir.Model) -> str:
     """A hex digest of nodes, attributes, weights, interfaces, functions and opsets.
@@ -75,7 +77,7 @@ def _tensor(state: hashlib.blake2b, tensor: ir.TensorProtocol | None) -> None:
     if tensor.dtype == ir.DataType.STRING:
         state.update(repr(tensor.numpy().tolist()).encode())
     else:
-        state.update(tensor.tobytes())
+        state.update(reopened(tensor).tobytes())
 
 
 SMALL_ELEMENTS = 64

@@ -15,31 +15,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from adapass.graph.broadcasting import BROADCASTING
 from adapass.graph.elements import Element, dim_element, elements
 
 UNKNOWN = "unk__"
 """How ONNX names a dimension it knows nothing about."""
 SMALLER = "min_of_"
-BROADCAST = frozenset(
-    {
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Pow",
-        "And",
-        "Or",
-        "Xor",
-        "Where",
-        "Max",
-        "Min",
-        "Sum",
-        "Mean",
-        "PRelu",
-        "Mod",
-    }
-    | {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-)
 
 
 def refine(graph: ir.Graph) -> set[ir.Value]:
@@ -51,7 +32,7 @@ def refine(graph: ir.Graph) -> set[ir.Value]:
         dims: list[Element] | None = None
         if node.op_type == "Slice":
             dims = _sliced(node)
-        elif node.op_type in BROADCAST:
+        elif node.op_type in BROADCASTING:
             dims = _broadcast(node)
         elif node.op_type == "Range":
             dims = _counted(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import onnx
 import onnx_ir as ir
 
 from adapass.graph.shapes import drop_derived, forget_tensor_names, infer_shapes
-from adapass.graph.tensors import graphs_everywhere, in_memory, tensor_bytes
+from adapass.graph.tensors import graphs_everywhere, in_memory, reopened, tensor_bytes
 
-EMBEDDED_BYTES = 1_500_000_000
-"""Models with more weights than this keep them in a second file, ``NAME.data``."""
+EMBEDDED_BYTES = 500_000_000
+"""Models with more weights than this keep them in a second file, ``NAME.data``, tensor by tensor: a protobuf
+is built in memory as a whole, and takes three times its size there."""
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
@@ -28,6 +30,8 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         if tensor_bytes(model) > EMBEDDED_BYTES:
+            if file.with_name(file.name + ".data").exists():
+                _hold(model)
             untyped: Any = ir
             untyped.save(model, temporary, format="protobuf", external_data=file.name + ".data")
         else:
@@ -35,6 +39,14 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _hold(model: ir.Model) -> None:
+    """Read what is a part of other tensors: the file that those lie in may be about to be replaced."""
+    for graph in graphs_everywhere(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.LazyTensor):
+                value.const_value = in_memory(value.const_value)
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -45,14 +57,14 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def _embedded(model: ir.Model) -> onnx.ModelProto:
-    with _weights_in_memory(model):
+    with _weights_inside(model):
         proto = ir.to_proto(model)
     forget_tensor_names(proto)
     return proto
 
 
 @contextmanager
-def _weights_in_memory(model: ir.Model) -> Generator[None]:
+def _weights_inside(model: ir.Model) -> Generator[None]:
     replaced: list[tuple[ir.Value, ir.TensorProtocol]] = []
     try:
         for graph in graphs_everywhere(model):
@@ -60,7 +72,9 @@ def _weights_in_memory(model: ir.Model) -> Generator[None]:
                 tensor = value.const_value
                 if isinstance(tensor, ir.ExternalTensor):
                     replaced.append((value, tensor))
-                    value.const_value = in_memory(tensor)
+                    value.const_value = ir.LazyTensor(
+                        partial(reopened, tensor), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name
+                    )
         yield
     finally:
         for value, tensor in replaced:

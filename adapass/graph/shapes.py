@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from adapass.graph.refine import refine
-from adapass.graph.tensors import graphs_everywhere
+from adapass.graph.tensors import graphs_everywhere, reopened
 
 KEPT_BYTES = 4096
 """Tensors up to this size keep their data in a skeleton: inference reads shapes, axes and pads from them."""
@@ -122,7 +122,7 @@ def _without_large_data(model: ir.Model) -> Generator[None]:
 
 def _placeholder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= KEPT_BYTES:
-        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+        return ir.Tensor(reopened(tensor).numpy(), dtype=tensor.dtype, name=tensor.name)
     # ONNX takes a location that starts with '#' for "in memory elsewhere" and looks for no file.
     shape = ir.Shape(tensor.shape.numpy())
     return ir.ExternalTensor("#", 0, 0, tensor.dtype, shape=shape, name=tensor.name or "")

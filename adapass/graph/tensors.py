@@ -59,9 +59,28 @@ def replace_external_attributes(model: ir.Model) -> None:
                     node.attributes[name] = ir.AttrTensor(name, in_memory(tensor))
 
 
+def reopened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same contents with nothing of them in memory: what is read through the result goes with it.
+
+    An external tensor that was read once stays mapped as long as it lives, and all of it that was touched
+    counts as memory in use.
+    """
+    if not isinstance(tensor, ir.ExternalTensor) or not tensor.valid():
+        return tensor
+    return ir.ExternalTensor(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+        base_dir=tensor.base_dir,
+    )
+
+
 def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """A copy of ``tensor`` that no longer needs its file."""
-    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+    return ir.Tensor(reopened(tensor).numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def tensor_bytes(model: ir.Model) -> int:

@@ -1,4 +1,4 @@
-"""Batches for training: shuffled anew each round, samples of one length together, images varied on request.
+"""Batches for training: shuffled anew each round, samples of one length together.
 
 Everything follows from the seed and the round, so that a resumed run sees what it would have seen.
 """
@@ -12,9 +12,8 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from adapass.budgeted import Array, Feeds, Samples
+from adapass.budgeted import Feeds, Samples
 from adapass.errors import DataError
-from adapass.healing.settings import Settings
 
 Integers = npt.NDArray[np.int64]
 _SORTED_TOGETHER = 16
@@ -69,34 +68,14 @@ def shuffled(
     return [found[i] for i in random.permutation(len(found))]
 
 
-def varied(feeds: Feeds, settings: Settings, random: np.random.Generator) -> Feeds:
-    """Mirrored and shifted images, where asked for; other inputs stay as they are."""
-    if not settings.mirror and not settings.crop:
-        return feeds
-    return {name: _varied(x, settings, random) if _is_image(x) else x for name, x in feeds.items()}
-
-
-def _is_image(x: Array) -> bool:
-    return x.ndim == 4 and x.dtype.kind == "f"
-
-
-def _varied(images: Array, settings: Settings, random: np.random.Generator) -> Array:
-    count, _, height, width = images.shape
-    result = images.copy()
-    if settings.mirror:
-        turned = np.flatnonzero(random.integers(0, 2, (count,)))
-        result[turned] = result[turned][..., ::-1]
-    if settings.crop:
-        most = settings.crop
-        wide = np.pad(result, ((0, 0), (0, 0), (most, most), (most, most)), mode="edge")
-        for i, (y, x) in enumerate(random.integers(0, 2 * most + 1, (count, 2))):
-            result[i] = wide[i, :, y : y + height, x : x + width]
-    return np.ascontiguousarray(result)
-
-
 def rounds(seed: int, epoch: int) -> np.random.Generator:
     """The randomness of one round."""
     return np.random.default_rng([seed, 2, epoch])
+
+
+def draws(seed: int, step: int) -> np.random.Generator:
+    """The randomness of one batch."""
+    return np.random.default_rng([seed, 5, step])
 
 
 def total_bytes(arrays: Sequence[Feeds]) -> int:

@@ -9,7 +9,7 @@ also corrects what the earlier ones could not. Only one block and its values are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,21 +87,27 @@ def _lesson(
     """``None`` for a segment without weights."""
     settings, seed = course.settings, course.seed
     twin = build_twin(extract(pruned, segment.reads, segment.ends))
-    trainable = Trainable(twin, rank=settings.rank, keep_zeros=settings.keep_zeros, seed=seed)
+    trainable = Trainable(
+        twin, rank=settings.rank, keep_zeros=settings.keep_zeros, frozen=course.frozen, seed=seed
+    )
     if not trainable.free:
         return None
 
     def loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-        return hidden_loss(student, teacher, segment.ends)
+        return hidden_loss(student, teacher, [(end, end) for end in segment.ends])
 
-    def batches(epoch: int) -> Iterable[Batch]:
-        order = [int(i) for i in rounds(seed, epoch).permutation(len(training))]
-        return [training[i] for i in order]
+    each = len(training)
+
+    def batch(step: int) -> Batch:
+        epoch, place = divmod(step, each)
+        return training[int(rounds(seed, epoch).permutation(each)[place])]
 
     def judge() -> float:
         return mean_loss(trainable, judging, segment.ends)
 
-    return Lesson(trainable, batches, len(training), loss, judge, settings.block_epochs, settings.block_rate)
+    return Lesson(
+        trainable, batch, each * (settings.block_epochs or 0), each, loss, judge, settings.block_rate
+    )
 
 
 def mean_loss(

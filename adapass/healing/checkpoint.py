@@ -70,6 +70,22 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
+def steps_of(path: Path) -> int | None:
+    """The number of steps that the run of a checkpoint was planned with; ``None`` where there is no file.
+
+    Raises:
+        DataError: the file is no checkpoint.
+
+    """
+    if not path.is_file():
+        return None
+    meta = _parsed(path, read_npz(path).pop(_META, np.zeros(0, np.uint8)))
+    planned = meta.get("planned")
+    if not isinstance(planned, float | int) or planned < 1:
+        raise DataError(f"{path} is no checkpoint of a healing run; delete it or name another file")
+    return int(planned)
+
+
 def run_key(original: ir.Model, pruned: ir.Model, settings: Settings, seed: int) -> str:
     """What a checkpoint must agree in. The time limit may change: it only says when to stop."""
     chosen = {name: value for name, value in asdict(settings).items() if name != "max_seconds"}

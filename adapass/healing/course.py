@@ -9,6 +9,7 @@ import onnx_ir as ir
 from adapass.budgeted import Samples
 from adapass.healing.batches import Integers, Split
 from adapass.healing.settings import Settings
+from adapass.healing.variations import NOTHING, Variations
 from adapass.healing.watch import Watch
 
 
@@ -24,3 +25,6 @@ class Course:
     settings: Settings
     seed: int
     watch: Watch
+    variations: Variations = NOTHING
+    frozen: frozenset[str] = frozenset()
+    """Weights that stay as they are."""

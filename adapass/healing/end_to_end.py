@@ -1,19 +1,20 @@
-"""End-to-end distillation: the pruned model learns the original's outputs and values at the cut points."""
+"""End-to-end distillation: the pruned model learns the original's outputs and block values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
-import numpy as np
 import onnx_ir as ir
 
 from adapass.execution import Session
-from adapass.healing.batches import batched, rounds, shuffled, varied
+from adapass.healing.batches import Integers, batched, draws, rounds, shuffled
 from adapass.healing.blockwise import mean_loss
 from adapass.healing.checkpoint import State
 from adapass.healing.course import Course
 from adapass.healing.objectives import hidden_loss, output_loss, outputs_loss
-from adapass.healing.points import float_outputs, shared_points
+from adapass.healing.points import compared, float_outputs
+from adapass.healing.teacher import Teacher
 from adapass.healing.trainable import Trainable
 from adapass.healing.training import Batch, Learned, Lesson, train
 from adapass.twin.build import build_twin
@@ -42,29 +43,42 @@ def whole_lesson(course: Course, pruned: ir.Model) -> Lesson:
     original, samples, parts, sizes = course.original, course.samples, course.parts, course.sizes
     settings, seed = course.settings, course.seed
     outputs = float_outputs(original)
-    points = tuple(p.value for p in shared_points(original, pruned)) if settings.hidden_weight else ()
-    twin = build_twin(pruned, outputs=(*outputs, *points))
-    trainable = Trainable(twin, rank=settings.rank, keep_zeros=settings.keep_zeros, seed=seed)
-    teacher = Session(original, outputs=(*outputs, *points), optimize=True, threads=settings.threads)
+    pairs = compared(original, pruned) if settings.hidden_weight else ()
+    twin = build_twin(pruned, outputs=(*outputs, *(ours for ours, _ in pairs)))
+    trainable = Trainable(
+        twin, rank=settings.rank, keep_zeros=settings.keep_zeros, frozen=course.frozen, seed=seed
+    )
+    like = samples.batch([int(row) for row in parts.held_out[: settings.batch_size]])
+    teacher = Teacher(
+        original,
+        (*outputs, *(theirs for _, theirs in pairs)),
+        threads=settings.threads,
+        like=like if settings.mixed else None,
+    )
     judging = _judging(course, outputs)
 
     def loss(student: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
         found = outputs_loss(student, wanted, outputs, settings.temperature)
-        if not points:
+        if not pairs:
             return found
-        return found + settings.hidden_weight * hidden_loss(student, wanted, points)
+        return found + settings.hidden_weight * hidden_loss(student, wanted, pairs)
 
-    def batches(epoch: int) -> Iterable[Batch]:
-        random = rounds(seed, epoch)
-        for rows in shuffled(parts.train, sizes, settings.batch_size, random):
-            feeds = varied(samples.batch(list(rows)), settings, random)
-            yield feeds, teacher.run(feeds)
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> tuple[Integers, ...]:
+        return tuple(shuffled(parts.train, sizes, settings.batch_size, rounds(seed, epoch)))
+
+    each = len(order(0))
+
+    def batch(step: int) -> Batch:
+        epoch, place = divmod(step, each)
+        feeds = course.variations.batch(samples, order(epoch)[place], draws(seed, step))
+        return feeds, teacher.run(feeds)
 
     def judge() -> float:
         return mean_loss(trainable, judging, outputs, classes=True)
 
-    steps = len(shuffled(parts.train, sizes, settings.batch_size, np.random.default_rng(0)))
-    return Lesson(trainable, batches, steps, loss, judge, settings.epochs, settings.rate)
+    every = max(settings.steps // settings.judgements, 1)
+    return Lesson(trainable, batch, settings.steps, every, loss, judge, settings.rate)
 
 
 def held_out_loss(course: Course, model: ir.Model) -> float:

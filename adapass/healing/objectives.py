@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from adapass.twin.classes import class_log_probabilities, has_classes
 from adapass.twin.torch_import import Tensor, functional, torch
@@ -34,7 +34,7 @@ def outputs_loss(
 
 
 def hidden_loss(
-    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: tuple[str, ...]
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], pairs: Sequence[tuple[str, str]]
 ) -> Tensor:
-    """The mean relative error at the shared points (Romero et al. 2015)."""
-    return torch.stack([relative_error(student[n], teacher[n]) for n in names]).mean()
+    """The mean relative error over pairs of values (Romero et al. 2015)."""
+    return torch.stack([relative_error(student[ours], teacher[theirs]) for ours, theirs in pairs]).mean()

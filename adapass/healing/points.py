@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from adapass.analyses.cut_points import CutPoint, CutPoints
 from adapass.facts import FactCache
+from adapass.graph.stand_ins import stand_ins
 
 
 def shared_points(original: ir.Model, pruned: ir.Model) -> tuple[CutPoint, ...]:
@@ -29,6 +30,24 @@ def block_ends(points: tuple[CutPoint, ...]) -> tuple[CutPoint, ...]:
     """The points at which blocks end; all of them where the model has no blocks."""
     ends = tuple(point for point in points if point.block is not None)
     return ends or points
+
+
+def compared(original: ir.Model, pruned: ir.Model) -> tuple[tuple[str, str], ...]:
+    """Block ends to compare, as pairs of a value of ``pruned`` and one of ``original``, in its order.
+
+    Where blocks were taken out, the value before them does the work of the one behind the last of them: that
+    is what it was fitted to, and what the blocks that stay expect.
+    """
+    points = FactCache(original).get(CutPoints).points
+    ours = ir.convenience.create_value_mapping(original.graph, include_subgraphs=False)
+    theirs = ir.convenience.create_value_mapping(pruned.graph, include_subgraphs=False)
+    replaced = stand_ins(pruned)
+    found = {point.value: point.value for point in block_ends(shared_points(original, pruned))}
+    for point in points:
+        value = replaced.get(point.value)
+        if value in found and _agree(ours[point.value], theirs[value]):
+            found[value] = point.value
+    return tuple(found.items())
 
 
 def _agree(a: ir.Value, b: ir.Value) -> bool:

@@ -56,7 +56,7 @@ def prune_and_heal(
             samples,
             settings=chosen,
             progress=progress,
-            seed=seed + step,
+            seed=seed,  # the same samples are held out in all steps
             checkpoint=file,
         )
         current, done = healed.model, [*done, healed]

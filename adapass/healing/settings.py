@@ -11,17 +11,20 @@ from adapass.errors import UsageError
 class Settings:
     """Options of ``distill``; the same settings, data and seed give the same weights."""
 
-    block_epochs: int = 2
-    """Rounds over the data for each block alone; 0 skips the layer-wise phase."""
-    block_rate: float = 2e-2
-    """Learning rate of the layer-wise phase, relative to the size of each tensor."""
-    epochs: int = 10
-    """Rounds over the data for the whole model; 0 skips the end-to-end phase."""
-    rate: float = 1e-2
+    steps: int = 2000
+    """Batches the whole model learns from; 0 skips the end-to-end phase."""
+    rate: float = 2e-3
     """Learning rate of the end-to-end phase, relative to the size (root mean square) of each tensor.
 
     It rises over the first steps, then falls along a cosine.
     """
+    block_epochs: int | None = None
+    """Rounds over the data for each block alone before that; 0 skips the layer-wise phase.
+
+    ``None``: some where the model is far from the original, as one is in which nothing was fitted.
+    """
+    block_rate: float = 2e-2
+    """Learning rate of the layer-wise phase, relative to the size of each tensor."""
     batch_size: int = 32
     weight_decay: float = 0.0
     """What a tensor loses in a step, as a share of the learning rate."""
@@ -30,19 +33,25 @@ class Settings:
     temperature: float = 2.0
     """Softens both sides of the divergence of class scores (Hinton et al. 2015)."""
     hidden_weight: float = 1.0
-    """Weight of the relative error at the cut points beside that of the output."""
+    """Weight of the relative error at the ends of blocks beside that of the output."""
+    vary: bool = True
+    """Learn from varied samples, as far as the original recognises them (``adapass.healing.variations``)."""
+    average: float = 0.02
+    """The weights that are judged and kept are running means over this share of the steps; 0 for none."""
     held_out: float = 0.1
     """Share of the samples that is never trained on and picks the best weights."""
-    mirror: bool = False
-    """Mirror half of the images, left to right. Only where that leaves their meaning alone."""
-    crop: int = 0
-    """Shift images by up to so many pixels each way, repeating their edges."""
+    judgements: int = 20
+    """How often the held-out samples are looked at (and a checkpoint is written)."""
+    patience: int = 0
+    """Stop after so many judgements without a better held-out loss; 0 never stops early."""
     rank: int = 0
     """Train corrections of this rank to frozen weights, folded in at the end; 0 trains the weights."""
     keep_zeros: bool = True
     """Leave weights at zero that a mask has put there (see ``adapass.healing.trainable``)."""
-    patience: int = 0
-    """Stop after so many rounds without a better held-out loss; 0 never stops early."""
+    tables: bool = False
+    """Train embedding tables too. A few samples move the rows they read and no others."""
+    mixed: bool | None = None
+    """Multiply in bfloat16, weights in single precision. ``None``: where the processor is built for it."""
     max_seconds: float | None = None
     """Stop after this time with the best weights so far. Then the result depends on the machine's speed."""
     max_cache_bytes: int = 512 << 20
@@ -50,20 +59,24 @@ class Settings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        positive = {
-            "block_rate": self.block_rate,
-            "rate": self.rate,
-            "batch_size": self.batch_size,
-            "clip_norm": self.clip_norm,
-            "temperature": self.temperature,
-            "threads": self.threads,
-            "max_cache_bytes": self.max_cache_bytes,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise UsageError(f"healing: {name} is {value}; a number above 0 expected")
-        for name in ("block_epochs", "epochs", "weight_decay", "hidden_weight", "crop", "rank", "patience"):
+        for name in (
+            "block_rate",
+            "rate",
+            "batch_size",
+            "clip_norm",
+            "temperature",
+            "threads",
+            "judgements",
+            "max_cache_bytes",
+        ):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"healing: {name} is {getattr(self, name)}; a number above 0 expected")
+        if self.block_epochs is not None and self.block_epochs < 0:
+            raise UsageError(f"healing: block_epochs is {self.block_epochs}; 0 or more expected")
+        for name in ("steps", "weight_decay", "hidden_weight", "rank", "patience"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"healing: {name} is {getattr(self, name)}; 0 or more expected")
         if not 0 < self.held_out < 1:
             raise UsageError(f"healing: held_out is {self.held_out}; a share between 0 and 1 expected")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"healing: average is {self.average}; 0 or a share below 1 expected")

@@ -7,7 +7,7 @@ weight. Vectors (biases, scales) are small and trained themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 
 import numpy as np
@@ -26,7 +26,15 @@ SMALLEST_SIZE = 1e-3
 class Trainable:
     """The free tensors of a twin, by name, and how they act."""
 
-    def __init__(self, twin: Twin, *, rank: int = 0, keep_zeros: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        twin: Twin,
+        *,
+        rank: int = 0,
+        keep_zeros: bool = True,
+        frozen: Collection[str] = (),
+        seed: int = 0,
+    ) -> None:
         self.twin = twin
         self._masks: dict[str, Tensor] = {}
         self._bases: dict[str, Tensor] = {}
@@ -36,6 +44,9 @@ class Trainable:
         random = np.random.default_rng([seed, 3])
         for name in twin.weights:
             weight = twin.parameter(name)
+            if name in frozen:
+                weight.requires_grad_(False)
+                continue
             zero = weight.detach() == 0
             if keep_zeros and weight.ndim > 1 and float(zero.float().mean()) >= MASKED_SHARE:
                 self._masks[name] = ~zero

@@ -20,30 +20,27 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from adapass.artifact.external import external_files
-from adapass.codegen.onnxruntime import session
-from adapass.codegen.onnxruntime.feeds import FeedCheck
-from adapass.codegen.onnxruntime.plan import (
+from adapass.codegen.feeds import FeedCheck
+from adapass.codegen.files import (
     MODEL_FILE,
-    WIRING_FILE,
     Lowering,
-    Plan,
-    Spin,
+    lowered,
     own_file,
-    plan_from,
-    read_plan,
-    read_small,
+    read_wiring,
+    save_stage,
     stage_file,
+    why_not_split,
+    write_wiring,
 )
-from adapass.codegen.onnxruntime.runner import SessionRunner, StagedRunner
+from adapass.codegen.onnxruntime import session
+from adapass.codegen.onnxruntime.plan import Plan, Spin, plan_from, read_plan
 from adapass.codegen.onnxruntime.support import reasons_against
-from adapass.errors import ArtifactError, ModelError, UsageError
+from adapass.codegen.runner import SessionRunner, StagedRunner
+from adapass.errors import UsageError
 from adapass.generator import Options, Runner, Support, Variant
 from adapass.graph.save import save_model
-from adapass.lowering.branches import lower_to_if
 from adapass.lowering.exits import has_exits
-from adapass.lowering.masked import lower_to_masked
 from adapass.lowering.stages import lower_to_stages
-from adapass.lowering.wiring import Wiring
 from adapass.target import Target, TargetKind
 
 logger = logging.getLogger(__name__)
@@ -68,7 +65,7 @@ class OnnxRuntime:
         several = threads > 1 and target.kind is TargetKind.CPU
         if not has_exits(model):
             return _tuned("plain", Lowering.NONE, several=several)
-        if (reason := _why_not_split(model)) is not None:
+        if (reason := why_not_split(model)) is not None:
             logger.info("only masked compute for this model, which saves nothing: %s", reason)
             return _tuned("masked", Lowering.MASKED, several=several)
         return (
@@ -93,8 +90,7 @@ class OnnxRuntime:
         if plan.lowering is Lowering.STAGED:
             plan = _write_stages(model, folder, plan)
         else:
-            lower = lower_to_if if plan.lowering is Lowering.IF else lower_to_masked
-            save_model(lower(model), folder / MODEL_FILE)
+            save_model(lowered(model, plan.lowering), folder / MODEL_FILE)
         plan.write(folder)
 
     def load(self, folder: Path, *, threads: int) -> Runner:
@@ -116,12 +112,7 @@ class OnnxRuntime:
         if plan.lowering is not Lowering.STAGED:
             opened = _open(folder / MODEL_FILE, plan, threads)
             return SessionRunner(opened, [each.name for each in opened.get_outputs()], check)
-        wiring = Wiring.from_json(read_small(folder / WIRING_FILE))
-        if len(wiring.stages) != plan.stages:
-            raise ArtifactError(
-                f"{folder / WIRING_FILE} has {len(wiring.stages)} stages, expected {plan.stages};"
-                " build it again"
-            )
+        wiring = read_wiring(folder, plan.stages)
         sessions = [_open(folder / stage_file(index), plan, threads) for index in range(plan.stages)]
         return StagedRunner(sessions, wiring, check)
 
@@ -144,19 +135,11 @@ def _tuned(name: str, lowering: Lowering, *, several: bool) -> tuple[Variant, ..
     )
 
 
-def _why_not_split(model: ir.Model) -> str | None:
-    try:
-        lower_to_stages(model)
-    except ModelError as error:
-        return str(error)
-    return None
-
-
 def _write_stages(model: ir.Model, folder: Path, plan: Plan) -> Plan:
     stages = lower_to_stages(model)
     for index, stage in enumerate(stages.models):
-        save_model(stage, folder / stage_file(index))
-    (folder / WIRING_FILE).write_text(stages.wiring.to_json(), encoding="utf-8")
+        save_stage(stage, folder, index)
+    write_wiring(stages.wiring, folder)
     return plan.model_copy(update={"stages": len(stages.models)})
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from adapass.budgeted import Array
 from adapass.codegen.onnxruntime.plan import Spin
+from adapass.codegen.runner import first_line
 from adapass.errors import ModelError
 
 CUDA = "CUDAExecutionProvider"
@@ -67,8 +68,3 @@ def open_session(
     except Exception as error:  # ONNX Runtime has no public base class for its errors
         raise ModelError(f"ONNX Runtime does not take the model: {first_line(error)}") from error
     return cast("OrtSession", session)
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -5,15 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 from onnx import defs
 
 from adapass.codegen.onnxruntime.plan import Spin
 from adapass.codegen.onnxruntime.session import open_session
+from adapass.codegen.weightless import without_weights
 from adapass.errors import ModelError, VerificationError
 from adapass.execution import Session
-from adapass.graph.shapes import KEPT_BYTES
 
 
 def reasons_against(model: ir.Model) -> tuple[str, ...]:
@@ -23,7 +22,7 @@ def reasons_against(model: ir.Model) -> tuple[str, ...]:
     weights. Kernels that insist on constant weights get a second try with all of them.
     """
     try:
-        open_session(_without_weights(model), threads=1, spin=Spin.NEVER, gpu=False, optimize=False)
+        open_session(without_weights(model), threads=1, spin=Spin.NEVER, gpu=False, optimize=False)
     except ModelError:
         pass
     else:
@@ -33,24 +32,6 @@ def reasons_against(model: ir.Model) -> tuple[str, ...]:
     except VerificationError as error:
         return _missing_kernels(model) or (str(error),)
     return ()
-
-
-def _without_weights(model: ir.Model) -> bytes:
-    """The model with every large initializer of the main graph as an input instead."""
-    copy = model.clone()
-    graph = copy.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes <= KEPT_BYTES or value.is_graph_output():
-            continue
-        del graph.initializers[name]
-        value.const_value = None
-        if not value.is_graph_input():
-            graph.inputs.append(value)
-        value.type = ir.TensorType(tensor.dtype)
-        value.shape = ir.Shape(tensor.shape.numpy())
-    proto: onnx.ModelProto = ir.to_proto(copy)
-    return bytes(proto.SerializeToString())
 
 
 def _missing_kernels(model: ir.Model) -> tuple[str, ...]:

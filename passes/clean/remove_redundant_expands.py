@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import ClassVar
 
+from adapass.graph.broadcasting import BINARY
 from adapass.passes.clean.adopted import AdoptedRules, Rule
 from adapass.rewrite import Exactness
 
@@ -25,28 +26,7 @@ class RemoveRedundantExpands(AdoptedRules):
 
     name: ClassVar[str] = "remove-redundant-expands"
     exactness: ClassVar[Exactness] = Exactness.BITWISE
-    root_ops: ClassVar[frozenset[str]] = frozenset(
-        {
-            "Add",
-            "And",
-            "BitShift",
-            "BitwiseAnd",
-            "BitwiseOr",
-            "BitwiseXor",
-            "Div",
-            "Equal",
-            "Greater",
-            "GreaterOrEqual",
-            "Less",
-            "LessOrEqual",
-            "Mod",
-            "Mul",
-            "Or",
-            "Pow",
-            "Sub",
-            "Xor",
-        }
-    )
+    root_ops: ClassVar[frozenset[str]] = BINARY
 
     def rules(self) -> Sequence[Rule]:
         return tuple(import_module("onnxscript.rewriter.rules.common").expand_before_binary_op_rules)

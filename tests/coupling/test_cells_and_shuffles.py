@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 import pytest
 
-from adapass.coupling.groups import Coupling
+from adapass.coupling import balance
+from adapass.coupling.groups import Coupling, find_coupling
 from adapass.coupling.remove import remove
 from adapass.errors import UsageError
 from adapass.graph.text import to_text
@@ -202,6 +203,34 @@ def test_shuffled_groups_shrink_alike(
     found = {group.key: group for group in coupling.groups}
     assert found["g1:0.0"].units == units
     assert all(len(unit) == channels // units for unit in found["g1:0.0"].written[0].positions)
+
+
+def test_a_channel_without_a_partner_stays(build: Build, removes_what_it_zeroes: Check) -> None:
+    """Of the first group one channel is an output: of the other group the last has none to go with."""
+    model = build(
+        "float[batch, 3, 4, 4] x",
+        "float[batch, 1, 4, 4] shown, float[batch, 5, 4, 4] y",
+        {"w": (4, 3, 1, 1), "g": (6, 2, 1, 1), "wy": (5, 5, 1, 1)},
+        "s = Conv(x, w) a = Conv<group = 2>(s, g) b = Reshape(a, apart)"
+        "c = Transpose<perm = [0,2,1,3,4]>(b) d = Reshape(c, joined) shown, e = Split<axis = 1>(d, parts)"
+        " y = Conv(e, wy)",
+        "int64[5] apart = {-1,2,3,4,4}, int64[4] joined = {-1,6,4,4}, int64[2] parts = {1,5}",
+    )
+
+    coupling = removes_what_it_zeroes(model)
+
+    (group,) = (group for group in coupling.groups if group.key.startswith("g:0"))
+    assert sorted(group.written[0].positions) == [(1, 3), (2, 4)]
+
+
+def test_groups_that_are_never_settled_stay(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balance, "MOST_ROUNDS", 1)
+    weights, body, extra = grouped_unit(12, 2)
+
+    coupling = find_coupling(build("float[batch, 3, 4, 4] x", "float[batch, 5] y", weights, body, extra))
+
+    assert not [group.key for group in coupling.groups if group.key.startswith("g1:0")]
+    assert balance.UNBALANCED in {refusal.reason for refusal in coupling.refusals}
 
 
 POSITIONS: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, int]]]] = {

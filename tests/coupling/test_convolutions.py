@@ -54,6 +54,12 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
         "a = Conv(x, w1) d = Conv<group = 4>(a, wd) r = Relu(d) b = Conv(r, w2)" + HEAD.format("b"),
         [("w1:0", "channels", 4), ("wd:0.1", "channels", 3), ("w2:0", "channels", 4)],
     ),
+    "unfolded-and-folded": (
+        {"w1": (24, 3, 2, 2), "w2": (4, 6, 1, 1), "wy": (4, 5), "by": (5,)},
+        "a = Conv<strides = [2,2]>(x, w1) k = Reshape(a, blocks)"
+        "c = Col2Im<strides = [2,2]>(k, whole, block) r = Relu(c) b = Conv(r, w2)" + HEAD.format("b"),
+        [("w1:0.0", "channels", 6), ("w2:0", "channels", 4)],
+    ),
     "grouped": (
         {"w1": (12, 3, 1, 1), "wg": (8, 3, 3, 3), "w2": (4, 8, 1, 1), "wy": (4, 5), "by": (5,)},
         "a = Conv(x, w1) d = Conv<group = 4>(a, wg) r = Relu(d) b = Conv(r, w2)" + HEAD.format("b"),
@@ -159,6 +165,7 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, list[tuple[str, str, int]]]] = 
     ),
 }
 EXTRA = {
+    "unfolded-and-folded": "int64[3] blocks = {0,0,-1}, int64[2] whole = {8,8}, int64[2] block = {2,2}",
     "padded-shortcut": "int64[8] pads = {0,2,0,0,0,2,0,0}",
     "flattened-image": "int64[2] flat = {-1,16}",
     "group-norm-as-instance-norm": "int64[3] groups = {0,3,-1}",

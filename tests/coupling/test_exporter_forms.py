@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
-from adapass.coupling.groups import Coupling
+from adapass.coupling.groups import Coupling, find_coupling
+from adapass.coupling.remove import remove
+from adapass.coupling.zeroed import zeroed
+from adapass.execution import Session
+from adapass.graph.text import clone
+from tests.coupling.conftest import assert_close, keep_most
 
 Build = Callable[..., ir.Model]
 Check = Callable[[ir.Model], Coupling]
@@ -63,6 +69,24 @@ CASES: Mapping[str, tuple[dict[str, Shape], str, str, list[tuple[str, str, int]]
         "int64[1] minus_two = {-2}, int64[1,1] second = {-2}, int64[1,1] first = {-1}",
         [("w:1.0", "heads", 4), ("w:1.3", "head-width", 4)],
     ),
+    # Funnel: a window over pairs of tokens looks at one channel at a time.
+    "pooled-tokens": (
+        {"w": (6, 8), "wy": (8, 5), "wz": (6, 5)},
+        "h = MatMul(x, w) i = Unsqueeze(h, one) p = AveragePool<kernel_shape = [2,1], strides = [2,1]>(i)"
+        "q = Squeeze(p, one) m = ReduceMean<keepdims = 1>(q, one) u = MatMul(m, wy) v = MatMul(x, wz)"
+        " y = Add(u, v)",
+        "int64[1] one = {1}",
+        [("w:1", "neurons", 8)],
+    ),
+    # A size that is dynamic and no axis of an input: the one beside it can be left open all the same.
+    "expanded-anew": (
+        {"w": (6, 8), "wy": (8, 5), "wz": (6, 5)},
+        "h = MatMul(x, w) q = ReduceMean<keepdims = 1>(h, both) s = Shape<start = 0, end = 2>(x)"
+        "to = Concat<axis = 0>(s, one) e = Expand(q, to) f = Reshape(e, flat) r = Reshape(f, back)"
+        "m = MatMul(r, wy) n = ReduceMean<keepdims = 1>(m, both) v = MatMul(x, wz) y = Add(n, v)",
+        "int64[2] both = {0,1}, int64[1] one = {1}, int64[2] flat = {0,-1}, int64[3] back = {0,-1,8}",
+        [("w:1", "neurons", 8)],
+    ),
 }
 
 
@@ -73,3 +97,25 @@ def test_is_cut(build: Build, removes_what_it_zeroes: Check, name: str) -> None:
     coupling = removes_what_it_zeroes(build(TOKENS, LOGITS, weights, body, extra))
 
     assert [(group.key, group.kind, group.units) for group in coupling.groups] == expected
+
+
+def test_a_model_that_short_sequences_break(build: Build) -> None:
+    """Speech models make one frame of hundreds of samples; with fewer they do not run."""
+    model = build(
+        "float[batch, samples] x",
+        "float[batch, frames, 5] y",
+        {"w": (8, 1, 40), "v": (8, 6), "wy": (6, 5)},
+        "i = Unsqueeze(x, one) c = Conv<strides = [20]>(i, w) g = Relu(c) t = Transpose<perm = [0,2,1]>(g)"
+        "h = MatMul(t, v) y = MatMul(h, wy)",
+        "int64[1] one = {1}",
+    )
+    coupling = find_coupling(model)
+    kept = {group.key: keep_most(group) for group in coupling.groups}
+    smaller = clone(model)
+    remove(smaller, kept)
+
+    assert [(group.key, group.units) for group in coupling.groups] == [("w:0", 8), ("v:1", 6)]
+    for batch, samples in ((2, 100), (3, 140)):
+        feed = {"x": np.random.default_rng(samples).standard_normal((batch, samples)).astype(np.float32)}
+        expected, found = (Session(each).run(feed)["y"] for each in (zeroed(model, kept), smaller))
+        assert_close(found, expected, f"{samples} samples")

@@ -111,6 +111,38 @@ CASES: Mapping[str, tuple[str, str, Mapping[str, Shape], str, str, str, str]] = 
         "w:0",
         "LRN mixes neighbouring channels",
     ),
+    "neighbours-by-a-pool": (
+        "float[batch, 3, 4, 4] x",
+        "float[batch, 5, 4, 4] y",
+        {"w": (6, 3, 1, 1), "wy": (5, 6, 1, 1)},
+        "h = Conv(x, w) i = Unsqueeze(h, one)"
+        "m = AveragePool<kernel_shape = [3,1,1], pads = [1,0,0,1,0,0]>(i) "
+        "r = Reshape(m, flat) q = Reshape(r, back) k = Reshape(q, as_was) d = Div(h, k) y = Conv(d, wy)",
+        "int64[1] one = {1}, int64[3] flat = {0,6,-1}, int64[4] back = {0,2,3,16},"
+        "int64[4] as_was = {0,6,4,4}",
+        "w:0",
+        "it runs along space",
+    ),
+    "one-window-in-two": (
+        ROWS,
+        LOGITS,
+        {"w": (6, 8), "wy": (4, 5)},
+        "h = MatMul(x, w) i = Unsqueeze(h, zero) m = MaxPool<kernel_shape = [1], strides = [2]>(i)"
+        "q = Squeeze(m, zero) y = MatMul(q, wy)",
+        "int64[1] zero = {0}",
+        "w:1",
+        "it runs along space",
+    ),
+    "numbered-entries": (
+        "float[batch, 3, 4, 4] x",
+        "float[batch, 5, 2, 2] y",
+        {"w": (6, 3, 1, 1), "wy": (5, 6, 1, 1)},
+        "h = Conv(x, w) m, i = MaxPool<kernel_shape = [2,2], strides = [2,2]>(h) n = Cast<to = 1>(i)"
+        "s = Add(m, n) y = Conv(s, wy)",
+        "",
+        "w:0",
+        "a MaxPool numbers its entries",
+    ),
     "uneven-split": (
         ROWS,
         LOGITS,

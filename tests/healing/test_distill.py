@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import Samples
+from adapass.data import load_data
 from adapass.errors import DataError, ModelError, UsageError
 from adapass.graph.digest import digest
 from adapass.graph.text import parse
@@ -24,9 +25,9 @@ from adapass.healing.heal import heal  # noqa: E402
 from adapass.healing.schedule import prune_and_heal  # noqa: E402
 from adapass.progress import Silent  # noqa: E402
 
-QUICK = Settings(block_epochs=3, epochs=6, batch_size=16, rate=2e-2, block_rate=3e-2)
-BLOCKS = Settings(block_epochs=6, epochs=0, batch_size=16, block_rate=3e-2)
-WHOLE = Settings(block_epochs=0, epochs=6, batch_size=16, rate=2e-2)
+QUICK = Settings(block_epochs=3, steps=80, judgements=8, batch_size=16, rate=2e-2, block_rate=3e-2)
+BLOCKS = Settings(block_epochs=6, steps=0, batch_size=16, block_rate=3e-2)
+WHOLE = Settings(block_epochs=0, steps=80, judgements=8, batch_size=16, rate=2e-2)
 
 
 def array(model: ir.Model, name: str) -> Any:
@@ -103,7 +104,7 @@ class Interrupting(Silent):
 def test_goes_on_where_it_was_interrupted(
     original: ir.Model, pruned: ir.Model, samples: Samples, tmp_path: Path, rank: int
 ) -> None:
-    settings = Settings(block_epochs=2, epochs=4, batch_size=16, rate=2e-2, rank=rank)
+    settings = Settings(block_epochs=2, steps=60, judgements=6, batch_size=16, rate=2e-2, rank=rank)
     file = tmp_path / "state.npz"
     undisturbed = distill(original, pruned, samples, settings=settings)
 
@@ -133,7 +134,7 @@ def test_refuses_the_checkpoint_of_another_run(
 
 
 def test_corrections_have_low_rank(original: ir.Model, pruned: ir.Model, samples: Samples) -> None:
-    settings = Settings(block_epochs=0, epochs=4, batch_size=16, rate=1e-2, rank=2)
+    settings = Settings(block_epochs=0, steps=60, batch_size=16, rate=1e-2, rank=2)
 
     healed = distill(original, pruned, samples, settings=settings)
 
@@ -151,7 +152,7 @@ def test_masked_weights_stay_at_zero(original: ir.Model, samples: Samples) -> No
     )
 
     kept = distill(original, masked, samples, settings=QUICK).model
-    filled = distill(original, masked, samples, settings=Settings(epochs=2, keep_zeros=False)).model
+    filled = distill(original, masked, samples, settings=Settings(steps=20, keep_zeros=False)).model
 
     assert (array(kept, "a1")[zeros] == 0).all()
     assert (array(kept, "a1") != array(masked, "a1"))[~zeros].any()
@@ -169,7 +170,7 @@ def test_stops_in_time_with_what_it_has(original: ir.Model, pruned: ir.Model, sa
 def test_a_learning_rate_out_of_bounds_does_no_harm(
     original: ir.Model, pruned: ir.Model, samples: Samples
 ) -> None:
-    healed = distill(original, pruned, samples, settings=Settings(block_epochs=0, epochs=2, rate=1e18))
+    healed = distill(original, pruned, samples, settings=Settings(block_epochs=0, steps=20, rate=1e18))
 
     assert healed.after <= healed.before
     assert np.isfinite(array(healed.model, "a1")).all()
@@ -193,16 +194,115 @@ def test_refuses_what_has_no_twin_before_any_work(original: ir.Model, samples: S
 def test_heal_keeps_what_is_better_and_nothing_else(
     original: ir.Model, pruned: ir.Model, samples: Samples
 ) -> None:
-    better = heal(original, pruned, samples, seconds=2.0, settings=QUICK)
-    same = heal(original, original, samples, seconds=0.5, settings=QUICK)
+    better = heal(original, pruned, samples, steps=60, settings=WHOLE)
+    same = heal(original, original, samples, steps=20, settings=WHOLE)
 
-    assert digest(better) != digest(pruned)
-    assert same is original
+    assert better.helped
+    assert digest(better.model) != digest(pruned)
+    assert not same.helped
+    assert digest(same.model) == digest(original)
 
 
-def test_heal_needs_time(original: ir.Model, pruned: ir.Model, samples: Samples) -> None:
-    with pytest.raises(UsageError, match="0 seconds given"):
-        heal(original, pruned, samples, seconds=0)
+def test_a_time_becomes_steps_that_give_the_same_again(
+    original: ir.Model, pruned: ir.Model, samples: Samples
+) -> None:
+    timed = heal(original, pruned, samples, seconds=1.0, settings=WHOLE)
+    again = heal(original, pruned, samples, steps=timed.settings.steps, settings=WHOLE)
+
+    assert timed.settings.steps > 1
+    assert timed.stopped or digest(again.model) == digest(timed.model)
+    assert again.to_json()["steps"] == timed.to_json()["steps"]
+
+
+def test_a_time_with_steps_is_a_limit(original: ir.Model, pruned: ir.Model, samples: Samples) -> None:
+    healed = heal(original, pruned, samples, steps=10**6, seconds=0.3, settings=WHOLE)
+
+    assert healed.stopped
+    assert healed.whole is not None
+    assert healed.whole.steps < 10**6
+    assert healed.seconds < 20
+
+
+def test_an_interrupted_time_goes_on_with_its_steps(
+    original: ir.Model, pruned: ir.Model, samples: Samples, tmp_path: Path
+) -> None:
+    file = tmp_path / "state.npz"
+    with pytest.raises(KeyboardInterrupt):
+        heal(original, pruned, samples, steps=60, settings=WHOLE, checkpoint=file, progress=Interrupting(30))
+
+    resumed = heal(original, pruned, samples, seconds=50.0, settings=WHOLE, checkpoint=file)
+
+    assert resumed.settings.steps == 60
+    assert digest(resumed.model) == digest(heal(original, pruned, samples, steps=60, settings=WHOLE).model)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({}, "give steps or seconds"), ({"seconds": 0}, "0 seconds given"), ({"steps": 0}, "0 steps given")],
+)
+def test_heal_needs_time(
+    original: ir.Model, pruned: ir.Model, samples: Samples, given: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        heal(original, pruned, samples, **given)  # type: ignore[arg-type]
+
+
+def test_blocks_come_first_only_where_the_model_is_far_off(
+    original: ir.Model, pruned: ir.Model, samples: Samples
+) -> None:
+    far = original.clone()
+    far.graph.initializers["head"].const_value = ir.tensor(-4 * array(original, "head"), name="head")
+
+    assert heal(original, far, samples, steps=20).blocks
+    assert not heal(original, pruned, samples, steps=20).blocks
+
+
+def test_a_rate_that_does_harm_is_taken_back(original: ir.Model, pruned: ir.Model, samples: Samples) -> None:
+    settings = Settings(block_epochs=0, steps=200, batch_size=16, rate=3.0)
+    near = distill(original, pruned, samples, settings=WHOLE).model
+
+    healed = distill(original, near, samples, settings=settings)
+
+    assert healed.whole is not None
+    assert max(healed.whole.losses) > 2 * healed.before  # it did harm
+    assert healed.helped
+
+
+def test_running_means_are_closer(original: ir.Model, pruned: ir.Model, samples: Samples) -> None:
+    noisy = {"block_epochs": 0, "steps": 60, "batch_size": 4, "rate": 5e-2, "judgements": 2}
+
+    means = distill(original, pruned, samples, settings=Settings(**noisy, average=0.2)).whole  # type: ignore[arg-type]
+    alone = distill(original, pruned, samples, settings=Settings(**noisy, average=0.0)).whole  # type: ignore[arg-type]
+
+    assert means is not None
+    assert alone is not None
+    assert means.losses[0] < alone.losses[0]  # half-way, at a high learning rate
+
+
+def test_tables_stay_unless_asked_for() -> None:
+    values = ", ".join(f"{x:.4f}" for x in np.random.default_rng(1).standard_normal(40))
+    model = parse(
+        f"""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (int64[N, T] ids) => (float[N, 2] y)
+        <float[20, 2] table = {{{values}}}, float[2, 2] w = {{1.0, 0.0, 0.0, 1.0}}, int64[1] axis = {{1}}> {{
+            e = Gather(table, ids)
+            s = ReduceSum <keepdims: int = 0> (e, axis)
+            y = MatMul(s, w)
+        }}
+        """
+    )
+    random = np.random.default_rng(0)
+    data = load_data({"ids": random.integers(0, 20, (60, 6))}, model)
+    worse = model.clone()
+    worse.graph.initializers["w"].const_value = ir.tensor(np.eye(2, dtype=np.float32)[::-1] * 1.0, name="w")
+
+    kept = distill(model, worse, data, settings=Settings(steps=30, rate=3e-2))
+    moved = distill(model, worse, data, settings=Settings(steps=30, rate=3e-2, tables=True))
+
+    assert kept.helped
+    assert (array(kept.model, "table") == array(model, "table")).all()
+    assert (array(moved.model, "table") != array(model, "table")).any()
 
 
 def test_a_little_at_a_time(

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from adapass.data import load_data
 from adapass.errors import DataError, UsageError
+from adapass.graph.edit import remove_dead_nodes
+from adapass.graph.stand_ins import note_stand_in
 from adapass.graph.text import parse
 from adapass.healing.settings import Settings
 
 torch: Any = pytest.importorskip("torch", reason="torch is an extra")
 
-from adapass.healing.batches import batched, lengths, rounds, shuffled, split, varied  # noqa: E402
+from adapass.healing.batches import batched, lengths, rounds, shuffled, split  # noqa: E402
 from adapass.healing.objectives import output_loss, relative_error  # noqa: E402
+from adapass.healing.points import compared  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,10 @@ from adapass.healing.objectives import output_loss, relative_error  # noqa: E402
     [
         ("rate", 0.0),
         ("batch_size", 0),
-        ("epochs", -1),
+        ("steps", -1),
+        ("block_epochs", -1),
+        ("average", 1.0),
+        ("judgements", 0),
         ("held_out", 1.0),
         ("rank", -2),
         ("rate", float("nan")),
@@ -82,25 +89,6 @@ def test_lengths_are_those_without_padding() -> None:
     assert list(lengths(data)) == [6, 2]
 
 
-def test_images_are_mirrored_and_shifted_but_nothing_else() -> None:
-    images = np.arange(2 * 8 * 1 * 4 * 4, dtype=np.float32).reshape(16, 1, 4, 4)
-    feeds: dict[str, Any] = {"image": images, "ids": np.arange(16)[:, None]}
-
-    mirrored: Any = varied(feeds, Settings(mirror=True), rounds(0, 0))
-    shifted: Any = varied(feeds, Settings(crop=1), rounds(0, 0))
-
-    assert varied(feeds, Settings(), rounds(0, 0)) is feeds
-    turned = [bool((a == b[..., ::-1]).all()) for a, b in zip(mirrored["image"], images, strict=True)]
-    same = [bool((a == b).all()) for a, b in zip(mirrored["image"], images, strict=True)]
-    assert 0 < sum(turned) < 16
-    assert all(a != b for a, b in zip(turned, same, strict=True))
-    assert all(
-        image[0, 1, 1] in old[0, 0:3, 0:3] for image, old in zip(shifted["image"], images, strict=True)
-    )
-    assert not np.array_equal(shifted["image"], images)
-    assert np.array_equal(mirrored["ids"], feeds["ids"])
-
-
 def test_the_loss_of_classes_is_their_divergence() -> None:
     scores = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.1, 0.0]])
     other = scores + torch.tensor([[0.0, 1.0, 0.0]])
@@ -119,3 +107,15 @@ def test_the_loss_of_numbers_is_the_relative_error() -> None:
 
     assert float(output_loss(wanted * 1.1, wanted)) == pytest.approx(0.01, rel=1e-4)
     assert float(relative_error(torch.zeros(2), torch.zeros(2))) == 0.0
+
+
+def test_what_stands_in_for_removed_blocks_is_compared_with_the_last_of_them(original: ir.Model) -> None:
+    cut = original.clone()
+    values = {v.name: v for node in cut.graph for v in node.outputs}
+    head = next(node for node in cut.graph if node.outputs[0].name == "y")
+    head.replace_input_with(0, values["h1"])
+    note_stand_in(head, "h2")
+    remove_dead_nodes(cut)
+
+    assert compared(original, original.clone()) == (("h1", "h1"), ("h2", "h2"))
+    assert compared(original, cut) == (("h1", "h2"),)

@@ -105,9 +105,28 @@ def _kernel(weight: Dims) -> None:
 
 
 def pool(flow: Flow, node: ir.Node) -> None:
+    """Along an axis on which the window is one entry wide nothing is mixed: what lies there may be cut."""
     dims = flow.of(node, 0)
+    around: list[Dim] = []
+    for axis, (dim, size) in enumerate(zip(dims[2:], flow.out(node)[2:], strict=True)):
+        passed = _is_passed(node, axis, len(dims) - 2)
+        if not passed:
+            fix(dim, SPACE)
+        around.append(dim if passed else flow.fixed(size, SPACE))
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        fix(dims[1], "a MaxPool numbers its entries")
     for index in range(len(node.outputs)):
-        flow.give(node, [*dims[:2], *space(flow, node, dims)], index)
+        flow.give(node, [*dims[:2], *around], index)
+
+
+def _is_passed(node: ir.Node, axis: int, rank: int) -> bool:
+    """Whether a pool looks at one entry at a time along a spatial axis, and at every one."""
+    kernel = node.attributes.get_ints("kernel_shape", None)
+    if kernel is None or kernel[axis] != 1:
+        return False  # the global pools have no window: they look at all entries
+    pads = node.attributes.get_ints("pads", (0,) * (2 * rank))
+    stride = node.attributes.get_ints("strides", (1,) * rank)[axis]
+    return stride == 1 and pads[axis] == pads[axis + rank] == 0
 
 
 def resize(flow: Flow, node: ir.Node) -> None:
@@ -137,6 +156,17 @@ def depth_to_space(flow: Flow, node: ir.Node) -> None:
         raise Refused("the channels do not divide into blocks of space")
     fix(inner, SPACE)
     flow.give(node, [dims[0], kept, *space(flow, node, dims)])
+
+
+def fold(flow: Flow, node: ir.Node) -> None:
+    """Col2Im: [N, C x block, blocks] -> [N, C, ...]; the block and where the blocks lie are space."""
+    dims, sizes = flow.of(node, 0), flow.out(node)
+    parts = split(dims[1], sizes[1])
+    if parts is None:
+        raise Refused("the channels do not divide into blocks of space")
+    fix(parts[1], SPACE)
+    fix(dims[2], SPACE)
+    flow.give(node, [dims[0], parts[0], *(flow.fixed(size, SPACE) for size in sizes[2:])])
 
 
 def space_to_depth(flow: Flow, node: ir.Node) -> None:

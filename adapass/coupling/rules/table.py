@@ -20,6 +20,7 @@ from adapass.coupling.rules import (
     recurrent,
     shapes,
 )
+from adapass.graph.broadcasting import BROADCASTING
 from adapass.ops import DOMAIN, EXIT_SELECT
 
 Rule = Callable[[Flow, ir.Node], None]
@@ -75,32 +76,6 @@ SAME = [
     "Tanh",
     "ThresholdedRelu",
 ]
-BROADCAST = [
-    "Add",
-    "And",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "PRelu",
-    "Pow",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
-]
 REDUCTIONS = [
     "ReduceL1",
     "ReduceL2",
@@ -120,7 +95,7 @@ POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool
 def _standard() -> dict[str, Rule]:
     return {
         **dict.fromkeys(SAME, elementwise.same),
-        **dict.fromkeys(BROADCAST, elementwise.broadcast),
+        **dict.fromkeys(BROADCASTING, elementwise.broadcast),
         **dict.fromkeys(REDUCTIONS, norms.reduce),
         **dict.fromkeys(POOLS, convolutions.pool),
         **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), shapes.view),
@@ -134,6 +109,7 @@ def _standard() -> dict[str, Rule]:
         **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized.linear),
         "Attention": attention.attention,
         "BatchNormalization": norms.batch_norm,
+        "Col2Im": convolutions.fold,
         "Concat": pieces.concat,
         "ConstantOfShape": shapes.constant_of_shape,
         "ConvTranspose": convolutions.conv_transpose,

@@ -1,20 +1,24 @@
-"""Check what the user feeds before ONNX Runtime sees it, so that errors name the input."""
+"""Check what the user feeds before a runtime sees it, so that errors name the input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from adapass.budgeted import Array, Feeds
-from adapass.codegen.onnxruntime.plan import Input
+from adapass.codegen.inputs import Input
 from adapass.errors import DataError
 
 
 class FeedCheck:
-    """Knows the inputs of one model."""
+    """Knows the inputs of one model, and what stands in for those that may be left out.
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
+    A runtime that knows the defaults itself needs none here.
+    """
+
+    def __init__(self, inputs: Sequence[Input], defaults: Mapping[str, Array] | None = None) -> None:
+        self._defaults = dict(defaults or {})
         self._inputs = {each.name: each for each in inputs}
         self._required = frozenset(each.name for each in inputs if not each.optional)
 
@@ -29,7 +33,8 @@ class FeedCheck:
             each = self._inputs[min(missing)]
             raise DataError(f"input '{each.name}' is missing; expected {_expected(each)}")
         sizes: dict[str, tuple[int, str]] = {}
-        return {name: self._checked(name, np.asarray(array), sizes) for name, array in feeds.items()}
+        checked = {name: self._checked(name, np.asarray(array), sizes) for name, array in feeds.items()}
+        return {**self._defaults, **checked}
 
     def _checked(self, name: str, array: Array, sizes: dict[str, tuple[int, str]]) -> Array:
         if (each := self._inputs.get(name)) is None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from adapass.budgeted import Array, Feeds
-from adapass.codegen.onnxruntime.feeds import FeedCheck
-from adapass.codegen.onnxruntime.session import OrtSession, first_line
+from adapass.codegen.feeds import FeedCheck
 from adapass.errors import DataError, UsageError
 from adapass.generator import Outcome
 from adapass.lowering.wiring import Wiring, run_stages
 from adapass.ops import EXIT_INDEX
 
 
+class Session(Protocol):
+    """A model that a runtime has opened."""
+
+    def run(self, output_names: Sequence[str], feeds: Mapping[str, Array], /) -> Sequence[Array]: ...
+
+
 class SessionRunner:
     """One model in one session. Not thread safe."""
 
-    def __init__(self, session: OrtSession, outputs: Sequence[str], check: FeedCheck) -> None:
-        self._session: OrtSession | None = session
+    def __init__(self, session: Session, outputs: Sequence[str], check: FeedCheck) -> None:
+        self._session: Session | None = session
         self._outputs = tuple(outputs)
         self._check = check
 
@@ -44,8 +49,8 @@ class SessionRunner:
 class StagedRunner:
     """One session a stage. Not thread safe."""
 
-    def __init__(self, sessions: Sequence[OrtSession], wiring: Wiring, check: FeedCheck) -> None:
-        self._sessions: tuple[OrtSession, ...] = tuple(sessions)
+    def __init__(self, sessions: Sequence[Session], wiring: Wiring, check: FeedCheck) -> None:
+        self._sessions: tuple[Session, ...] = tuple(sessions)
         self._wiring = wiring
         self._check = check
 
@@ -80,20 +85,25 @@ def outcome(outputs: dict[str, Array]) -> Outcome:
 
 
 class _Stage:
-    def __init__(self, session: OrtSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
 
     def __call__(self, outputs: Sequence[str], feeds: Feeds, /) -> Sequence[Array]:
         return _run(self._session, outputs, feeds)
 
 
-def _stage(session: OrtSession) -> _Stage:
+def _stage(session: Session) -> _Stage:
     return _Stage(session)
 
 
-def _run(session: OrtSession, outputs: Sequence[str], feeds: Feeds) -> Sequence[npt.NDArray[np.generic]]:
+def _run(session: Session, outputs: Sequence[str], feeds: Feeds) -> Sequence[Array]:
     try:
         return session.run(outputs, dict(feeds))
-    except Exception as error:  # ONNX Runtime has no public base class for its errors
+    except Exception as error:  # runtimes have no public base class for their errors
         shapes = ", ".join(f"{name} {array.dtype.name}{list(array.shape)}" for name, array in feeds.items())
         raise DataError(f"the model does not run on {shapes}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
