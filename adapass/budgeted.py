@@ -197,6 +197,16 @@ class BudgetedPass(Pass):
 
         """
 
+    def fit_to(self, model: ir.Model, data: Samples | None, original: ir.Model) -> None:
+        """``fit`` where the model that a plan began with is at hand; it must not be changed.
+
+        Raises:
+            DataError: as ``fit``.
+
+        """
+        del original
+        self.fit(model, data)
+
     @property
     def fitting(self) -> BudgetedPass:
         """The pass whose ``fit_sites`` serve here: options that fitting ignores, at their defaults."""

@@ -33,7 +33,14 @@ CLEAN: Final[tuple[str, ...]] = (
 )
 """``merge-parallel-matmuls`` is not in it: whether it pays has to be measured."""
 
+STRUCTURAL: Final[tuple[str, ...]] = (
+    # A linear map of its own in the place of a branch was never worth its latency.
+    'remove-blocks{settings=["remove", "convolve"]}',
+)
+"""What cuts. Not in quick mode: what each choice damages takes a minute to measure."""
+
 FAMILIES: Final[tuple[str, ...]] = (
+    *STRUCTURAL,
     "quantize-8bit",
     "insert-exits{max-exits=14}",  # more of them cost minutes to fit
 )
@@ -44,6 +51,7 @@ QUICK_FAMILIES: Final[tuple[str, ...]] = (
 )
 
 EXTENSIVE_FAMILIES: Final[tuple[str, ...]] = (
+    *STRUCTURAL,
     "quantize-8bit",
     "insert-exits",
     "insert-exits{rule=margin}",

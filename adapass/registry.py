@@ -26,6 +26,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "fuse-gelu": "adapass.passes.clean.fuse_gelu:FuseGelu",
         "fuse-layer-norm": "adapass.passes.clean.fuse_layer_norm:FuseLayerNorm",
         "fuse-pad-into-conv": "adapass.passes.clean.fuse_pad_into_conv:FusePadIntoConv",
+        "heal": "adapass.passes.heal.heal:Heal",
         "insert-exits": "adapass.passes.exits.insert_exits:InsertExits",
         "merge-casts": "adapass.passes.clean.merge_casts:MergeCasts",
         "merge-common-subexpressions": (

@@ -60,6 +60,16 @@ TimeLimit = Annotated[
         metavar="TIME", help="Stop the search after this time, for example 10m.", show_default="none"
     ),
 ]
+HealTime = Annotated[
+    str | None,
+    typer.Option(
+        "--heal",
+        metavar="TIME",
+        help="Cut boldly and train what is left towards the original for about this time, for example 10m. "
+        "Needs data, no labels, and the torch extra.",
+        show_default="no training",
+    ),
+]
 Batch = Annotated[int, typer.Option(min=1, help="Batch size to optimize and measure for.")]
 Passes = Annotated[
     str | None,

@@ -15,6 +15,7 @@ from adapass.cost.predict import Predictor
 from adapass.data import Dataset
 from adapass.driver.context import Context
 from adapass.driver.finals import ORIGINAL, Build, at_point, build_all
+from adapass.driver.healing import behind, healed_base
 from adapass.driver.material import Parts
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.report import FrontPoint
@@ -27,6 +28,7 @@ from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
+from adapass.search.staged import Base
 from adapass.search.trials import Candidate, Proving, Trials
 
 FALLBACK_SHARES = (0.85, 0.7, 0.5)
@@ -41,11 +43,13 @@ def clean_candidate(context: Context) -> Candidate:
     return Candidate(Plan(), context.clean, context.stopwatch().seconds(context.clean, options), 0.0)
 
 
-def evaluations(context: Context, parts: Parts, samples: Dataset) -> Evaluations:
+def evaluations(
+    context: Context, parts: Parts, samples: Dataset, clean: ir.Model | None = None
+) -> Evaluations:
     """What computes and keeps fits and outputs; ``samples`` are the search samples."""
     effort = context.request.effort
     return Evaluations(
-        clean=context.clean,
+        clean=clean or context.clean,
         fit=parts.fit.subset(list(spread_indices(len(parts.fit), effort.fit_samples))),
         samples=samples,
         damage_samples=effort.damage_samples,
@@ -57,13 +61,15 @@ def evaluations(context: Context, parts: Parts, samples: Dataset) -> Evaluations
     )
 
 
-def trials_of(context: Context, parts: Parts, judge: Judge) -> Trials:
-    """What tries plans; nothing was tried yet."""
+def trials_of(context: Context, parts: Parts, judge: Judge, base: Candidate | None = None) -> Trials:
+    """What tries plans, on the clean model or on ``base``; nothing was tried yet."""
     options, deadline = context.plain_options(context.clean), context.time.search
+    clean = context.clean if base is None else base.model
     watch = context.stopwatch(deadline.check)
     return Trials(
-        evaluations=evaluations(context, parts, judge.samples),
+        evaluations=evaluations(context, parts, judge.samples, clean),
         judge=judge,
+        base=base,
         watch=watch,
         predictor=Predictor(watch, options, may_measure=lambda _: not deadline.passed),
         build=options,
@@ -79,10 +85,21 @@ def search(
 ) -> tuple[list[Candidate], Search]:
     """Candidates, fastest first, and the search with everything that was tried."""
     trials, request = trials_of(context, parts, judge), context.request
+    base: Base | None = None
+    if request.heal_seconds is not None:
+        advice, base = None, healed_base(context, trials, request.heal_seconds)
+        said = trials.notes
+        if base is not None:
+            trials = trials_of(context, parts, judge, base.candidate)
+            trials.notes.extend(said)
     skipped = advice.skip if advice is not None and request.mode is Mode.QUICK else frozenset[str]()
     work = Search(
         trials=trials,
-        families=[step for step in context.families if str(step) not in skipped],
+        families=[
+            step
+            for step in context.families
+            if str(step) not in skipped and (base is None or not step.structural)
+        ],
         rounds=request.effort.rounds,
         progress=context.progress,
         seed=request.seed,
@@ -91,6 +108,8 @@ def search(
         advice=advice,
     )
     found = work.run()
+    if base is not None:
+        found = [*behind(base, found), clean_candidate(context)]
     if advice is not None:
         trials.notes.insert(0, advice.words)
     trials.notes.extend(

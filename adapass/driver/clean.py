@@ -6,6 +6,7 @@ from adapass.budgeted import BudgetedPass
 from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES, QUICK_FAMILIES
 from adapass.driver.request import Mode, Request
 from adapass.errors import RecipeError
+from adapass.passes.heal.heal import Heal
 from adapass.pipeline import Pipeline
 from adapass.registry import pass_names
 from adapass.rewrite import Exactness, Pass
@@ -34,6 +35,8 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
     kept = [step for step in listed if step.name not in request.skip_passes]
     budgeted = tuple(step for step in kept if isinstance(step, BudgetedPass))
     exact = [step for step in kept if not isinstance(step, BudgetedPass)]
+    if any(isinstance(step, Heal) for step in budgeted):
+        raise RecipeError("heal is no family to choose from; ask for it with --heal TIME")
     lossy = [step.name for step in exact if step.exactness is Exactness.LOSSY]
     if lossy:
         raise RecipeError(

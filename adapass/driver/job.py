@@ -81,6 +81,8 @@ class Job:
         request = self.context.request
         if request.time_limit_seconds is not None or request.latency_target_seconds is not None:
             return  # what was left out for lack of time, or was not fast enough for somebody, is no lesson
+        if request.heal_seconds is not None:
+            return  # what a healed model gains says little about one that is not
         if result.exit_code is not ExitCode.OK:
             experience.learn(work, Plan(), 1.0, 0.0)
         elif shipped is not None and result.latency_ratio is not None:

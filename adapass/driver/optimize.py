@@ -68,6 +68,7 @@ def optimize(
     scheduler: str | None = None,
     deterministic: bool = False,
     latency_table: Path | None = None,
+    heal_seconds: float | None = None,
     advise: bool = True,
     progress: Progress | None = None,
 ) -> Result:
@@ -77,7 +78,8 @@ def optimize(
     ``max_drop`` is a share (0.01 = one point). ``threads`` is the budget of the process, by default
     all cores. Without data only exact rewrites and build settings are tried. ``workers`` processes (or the
     Dask cluster at ``scheduler``) fit and evaluate; latency is measured in this process, one thing at a
-    time. ``deterministic`` replays ``latency_table`` and adds to it what it lacks.
+    time. ``heal_seconds`` cuts boldly and trains what is left towards the original for about so long (needs
+    the torch extra). ``deterministic`` replays ``latency_table`` and adds to it what it lacks.
 
     Raises:
         InvalidInputError: model, data, recipe or options are wrong.
@@ -111,6 +113,7 @@ def optimize(
         scheduler=scheduler,
         deterministic=deterministic,
         latency_table=latency_table,
+        heal_seconds=heal_seconds,
         advise=advise,
     )
     if request.mode is Mode.EXTENSIVE:

@@ -35,6 +35,8 @@ class Effort:
     """How many candidates are built and raced."""
 
 
+HEAL_SHARE = 0.5
+"""Of the time limit, what healing may take at most."""
 EFFORT: Mapping[Mode, Effort] = MappingProxyType(
     {
         Mode.QUICK: Effort(1000, 500, 16, 24, Rounds(repairs=1, shares=(1.0,), corrections=0), 1),
@@ -80,6 +82,8 @@ class Request:
     """Take latencies that were measured before from a table in a file, so that a run repeats to the bit."""
     latency_table: Path | None = None
     """That file; by default one beside the artifact."""
+    heal_seconds: float | None = None
+    """How long to train what is left of a cut model; ``None``: nothing is trained."""
     advise: bool = True
     """Start from what worked for similar models before."""
 
@@ -101,9 +105,15 @@ class Request:
                 "--deterministic with --time-limit: how far a run gets in a given time is not repeatable; "
                 "leave one of them out"
             )
+        limit, heal = self.time_limit_seconds, self.heal_seconds
+        if limit is not None and heal is not None and heal > HEAL_SHARE * limit:
+            raise UsageError(
+                f"healing for {heal:g} s takes more than half of the time limit ({limit:g} s), and nothing "
+                "would be left to search and prove in; give less or raise the limit"
+            )
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"workers is {self.workers}, expected 0 (this process) or more")
-        for name in ("latency_target_seconds", "time_limit_seconds", "max_size_bytes"):
+        for name in ("latency_target_seconds", "time_limit_seconds", "max_size_bytes", "heal_seconds"):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise UsageError(f"{name} is {limit}, expected more than 0")

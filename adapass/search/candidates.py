@@ -83,10 +83,10 @@ class Search:
     def _search(self) -> None:
         self.trials.clean()
         self.trials.predictor.anchor(self._clean)
-        self.statics = self._priced()
+        self.statics = self.priced()
         self._everything()
         self._structural()
-        problem = JointProblem(self.statics, self._schedules(), self.rates, self._classes)
+        problem = JointProblem(self.statics, self._schedules(), self.rates, self.classes)
         self._first_plans(problem)
         for _ in range(self.rounds.corrections):
             if not self._correct(problem):
@@ -97,7 +97,8 @@ class Search:
             self.trials.trimmed(best)
 
     @property
-    def _classes(self) -> bool:
+    def classes(self) -> bool:
+        """Whether damage is counted as divergence of class probabilities."""
         return self.trials.judge.metric in CLASS_METRICS
 
     @property
@@ -108,7 +109,7 @@ class Search:
     def _baseline(self) -> float:
         return self.trials.found[0].seconds.seconds
 
-    def _priced(self) -> tuple[StaticOption, ...]:
+    def priced(self) -> tuple[StaticOption, ...]:
         """Options of all static families; of none when time for them runs out."""
         options: list[StaticOption] = []
         deadline = self.trials.deadline.share(STATICS_TIME_SHARE)
@@ -146,7 +147,7 @@ class Search:
         bound = float("inf")
         for _ in range(1 + self.rounds.repairs):
             options = tuple(option for option in self.statics if not option.step.structural)
-            chosen = self._solved(JointProblem(options, (), self.rates, self._classes), bound)
+            chosen = self._solved(JointProblem(options, (), self.rates, self.classes), bound)
             if chosen is None or not chosen.statics:
                 break
             candidate = self.trials.try_plan(chosen.statics, None)
@@ -169,7 +170,7 @@ class Search:
         left = FIRST_STRUCTURAL + self.rounds.repairs
         while left and low * CLOSE < high and low < self._damage_of_all():
             by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
-            problem = JointProblem(self.statics, (), by_damage, self._classes)
+            problem = JointProblem(self.statics, (), by_damage, self.classes)
             chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
             if chosen is None or not chosen.statics:
                 return
@@ -185,13 +186,11 @@ class Search:
             bound = BOLDER * low if high == float("inf") else (max(low, high / FAR) * high) ** 0.5
 
     def _damage_of_all(self) -> float:
-        return sum(option.damage.additive(classes=self._classes) for option in self.statics)
+        return sum(option.damage.additive(classes=self.classes) for option in self.statics)
 
     def _damage_within(self) -> float:
         """What the plans that keep the budget damage at most, by the sum of their choices."""
-        damages = {
-            option.choice.key: option.damage.additive(classes=self._classes) for option in self.statics
-        }
+        damages = {option.choice.key: option.damage.additive(classes=self.classes) for option in self.statics}
         found = [0.0]
         for candidate in self.trials.found:
             if self.trials.keeps(candidate) and not candidate.points:
@@ -201,7 +200,7 @@ class Search:
 
     def _learn_rates(self, chosen: Chosen, candidate: Candidate | None) -> None:
         """Rates under which the measured plan, static choices alone, would have been predicted right."""
-        damage = sum(option.damage.additive(classes=self._classes) for option in chosen.statics)
+        damage = sum(option.damage.additive(classes=self.classes) for option in chosen.statics)
         saving = sum(option.saving for option in chosen.statics)
         loss_rate, scale = self.rates.loss_per_damage, self.rates.saving_scale
         if candidate is None:  # moved the output further than its family declares: far too much
@@ -230,7 +229,7 @@ class Search:
     def _first_plans(self, problem: JointProblem) -> None:
         if self.advice is not None:
             self.trials.try_plan(
-                *advised_plan(self.advice, self.statics, self.families, classes=self._classes)
+                *advised_plan(self.advice, self.statics, self.families, classes=self.classes)
             )
         for share in self.rounds.shares:
             now = replace(problem, rates=self.rates)
@@ -279,7 +278,7 @@ class Search:
         body = [option for option in problem.statics if option.choice.key in taken]
         step = best.plan.parts[0].step
         schedules = schedules_of(step, best.points, self._baseline)
-        alone = tuple(without_statics(s, body, self.rates, classes=self._classes) for s in schedules)
+        alone = tuple(without_statics(s, body, self.rates, classes=self.classes) for s in schedules)
         again = replace(problem, schedules=alone, rates=self.rates)
         chosen = self._solved(again, self.trials.allowed)
         if chosen is None or self.trials.was_tried(chosen.statics, chosen.knobs):

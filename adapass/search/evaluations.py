@@ -119,7 +119,7 @@ class Evaluations:
     def _plan_task(self, plan: Plan) -> tasks.PlanTask:
         fits = {
             str(part.step): {c.site: self.site_fits(part.step)[c.site] for c in part.choices}
-            for part in plan.parts
+            for part in plan.parts[:1]  # what comes first is fitted on the clean model
             if part.step.separable
         }
         parts = tuple(tasks.PackedPart.of(part) for part in plan.parts)

@@ -78,6 +78,8 @@ class Trials:
     proving: Proving
     deadline: Deadline
     progress: Progress
+    base: Candidate | None = None
+    """What the search begins with where that is no exact rewrite of the original: a healed model."""
     found: list[Candidate] = field(default_factory=list[Candidate])
     notes: list[str] = field(default_factory=list[str])
     tried: dict[str, Candidate | None] = field(default_factory=dict[str, "Candidate | None"])
@@ -87,6 +89,8 @@ class Trials:
 
     def clean(self) -> Candidate:
         """The clean model itself."""
+        if self.base is not None:
+            return self._keep(Plan(), replace(self.base, plan=Plan()))
         model = self.evaluations.clean
         return self._keep(Plan(), Candidate(Plan(), model, self.watch.seconds(model, self.build), 0.0))
 
@@ -168,10 +172,11 @@ class Trials:
         losses = self.judge.losses(self.evaluations.outputs(model))
         self.deadline.check()
         seconds = self.watch.seconds(model, self.build)
-        risk = self._risk(losses)
+        risk = self.risk(losses)
         return Candidate(plan, model, seconds, float(np.mean(losses)), (), discordance(losses), risk)
 
-    def _risk(self, losses: npt.NDArray[np.float64]) -> float:
+    def risk(self, losses: npt.NDArray[np.float64]) -> float:
+        """The bound that certification is expected to give."""
         return expected_bound(losses, samples=self.proving.samples, confidence=self.proving.confidence)
 
     def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
@@ -195,7 +200,7 @@ class Trials:
         if len(plan.parts) == 1:
             return Candidate(plan, model, cost, boldest.loss, points)
         losses = self.judge.losses(self.evaluations.outputs(model))  # as built, knobs are neutral
-        return Candidate(plan, model, cost, boldest.loss, points, discordance(losses), self._risk(losses))
+        return Candidate(plan, model, cost, boldest.loss, points, discordance(losses), self.risk(losses))
 
     def _known(self, part: Part) -> tuple[OperatingPoint, ...]:
         """Settings found on the clean model, if it has the same sites."""

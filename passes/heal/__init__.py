@@ -1,0 +1,1 @@
+"""Healing as a step of a plan."""
