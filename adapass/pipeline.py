@@ -111,7 +111,7 @@ class Pipeline:
             watched = Step(index, len(self.passes), step)
             for observer in observers:
                 observer.before(watched, current)
-            result = self._run_one(watched, current, facts, data)
+            result = self._run_one(watched, current, facts, data, model)
             for observer in observers:
                 observer.after(watched, current, result)
             comparison = checker.check(watched, self.passes[:index], current, result) if checker else None
@@ -122,11 +122,13 @@ class Pipeline:
             results.append(result)
         return PipelineResult(current, tuple(results))
 
-    def _run_one(self, step: Step, model: ir.Model, facts: FactCache, data: Samples | None) -> PassResult:
+    def _run_one(
+        self, step: Step, model: ir.Model, facts: FactCache, data: Samples | None, original: ir.Model
+    ) -> PassResult:
         try:
             result = step.step.run(model, facts)
             if isinstance(step.step, BudgetedPass) and result.changed:
-                step.step.fit(model, data)
+                step.step.fit_to(model, data, original)
         except AdapassError:
             raise
         except Exception as error:

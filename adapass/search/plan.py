@@ -55,22 +55,14 @@ def apply_plan(
 
     """
     known = fits or {}
-    pipeline = Pipeline(
-        [chosen(part.step, part.choices, known.get(str(part.step)), clean) for part in plan.parts]
-    )
+    pipeline = Pipeline([chosen(part.step, part.choices, known.get(str(part.step))) for part in plan.parts])
     return pipeline.run(clean, data=fit, feeds=check, observers=observers, verify=verify).model
 
 
 def chosen(
-    step: BudgetedPass,
-    choices: Sequence[Choice],
-    fits: Mapping[str, SiteFit] | None = None,
-    original: ir.Model | None = None,
+    step: BudgetedPass, choices: Sequence[Choice], fits: Mapping[str, SiteFit] | None = None
 ) -> BudgetedPass:
-    """The same pass, made to apply exactly these choices, and to install these fits where they are known.
-
-    ``original`` is the model the plan begins with.
-    """
+    """The same pass, made to apply exactly these choices, and to install these fits where they are known."""
     kind = type(step)
     picked = tuple(choices)
 
@@ -80,12 +72,10 @@ def chosen(
         return kind.apply(self, model, facts, [c for c in picked if only is None or c.site in only])
 
     def fit(self: BudgetedPass, model: ir.Model, data: Samples | None) -> None:
-        if fits is not None:
-            self.install_fits(model, fits)
-        elif original is not None:
-            kind.fit_to(self, model, data, original)
-        else:
+        if fits is None:
             kind.fit(self, model, data)
+        else:
+            self.install_fits(model, fits)
 
     return with_methods(step, run=run, fit=fit)
 
