@@ -128,7 +128,7 @@ class PruneStructures(BudgetedPass):
         if chosen:
             original = clone(model)
             kept = _kept(original, chosen, None, self)
-            remove(model, kept)
+            remove(model, kept, facts)
             note_removal(model, original, [group for group, _ in chosen], kept)
             facts.keep_only(())
         reasons = Counter(refusal.reason for refusal in found.refusals)
