@@ -177,6 +177,8 @@ class BudgetedPass(Pass):
     structural: ClassVar[bool] = False
     """Whether choices leave less work to do (narrower layers, blocks taken out), so that what other choices
     save there shrinks. ``apply`` alone then gives a model that is as fast as the fitted one."""
+    damage_samples: ClassVar[int] = 0
+    """At least so many samples are given to ``damages``, where there are as many, whatever the effort."""
     separable: ClassVar[bool] = False
     """Whether sites are fitted independently of each other, through ``fit_sites`` and ``install_fits``."""
 

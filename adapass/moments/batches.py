@@ -1,4 +1,8 @@
-"""Batches to watch a model on: samples of equal shape together, so that nothing is padded."""
+"""Batches to watch a model on: samples of equal shape together, so that nothing is padded.
+
+Sentences have so many lengths that batches would be tiny. Where the model takes a mask, those of similar
+length may be padded instead: positions that the mask leaves out do not count.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +47,12 @@ class Batches:
         count: int | None = None,
         rows_each: int | None = ROWS_EACH,
         facts: FactCache | None = None,
+        indices: Sequence[int] | None = None,
+        padded: bool = False,
     ) -> Batches:
-        """Batches of ``count`` evenly spaced samples (default: all).
+        """Batches of ``count`` evenly spaced samples (default: all), or of those with these ``indices``.
+
+        ``padded`` puts samples of different length together where the model takes a mask.
 
         Raises:
             DataError: there are no samples.
@@ -53,10 +61,13 @@ class Batches:
         if len(samples) == 0:
             raise DataError("the data has no samples to watch the model on; give at least one")
         known = facts or FactCache(model)
-        fixed = _fixed_batch(model)
-        groups = _equal_shapes(samples, spread(len(samples), count or len(samples)), min(size, fixed or size))
-        axes = known.get(Axes)
-        return cls(samples, groups, fixed, known.get(TokenMask).input, axes.batch, axes.tokens, rows_each)
+        fixed, mask, axes = _fixed_batch(model), known.get(TokenMask).input, known.get(Axes)
+        chosen = spread(len(samples), count or len(samples)) if indices is None else indices
+        most = min(size, fixed or size)
+        groups = _equal_shapes(samples, chosen, most)
+        if padded and mask is not None and len(groups) > -(-len(chosen) // most):
+            groups = _similar_shapes(samples, chosen, most)
+        return cls(samples, groups, fixed, mask, axes.batch, axes.tokens, rows_each)
 
     def __iter__(self) -> Iterator[tuple[Selection, Feeds]]:
         for group in self.groups:
@@ -102,3 +113,10 @@ def _equal_shapes(samples: Samples, indices: Sequence[int], size: int) -> tuple[
     return tuple(
         tuple(group[at : at + size]) for group in groups.values() for at in range(0, len(group), size)
     )
+
+
+def _similar_shapes(samples: Samples, indices: Sequence[int], size: int) -> tuple[tuple[int, ...], ...]:
+    """Smallest samples first, so that little is padded."""
+    numbers = {index: sum(array.size for array in samples.feeds(index).values()) for index in indices}
+    ordered = sorted(indices, key=lambda index: (numbers[index], index))
+    return tuple(tuple(ordered[at : at + size]) for at in range(0, len(ordered), size))

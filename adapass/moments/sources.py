@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from adapass.budgeted import Array
 from adapass.errors import ModelError
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 GOLDEN = 0.6180339887498949
 
@@ -103,7 +106,17 @@ def window_of(node: ir.Node, kernel: Sequence[int]) -> Window:
 
 
 def take_rows(array: Array, source: Source, layout: Layout, selection: Selection) -> Doubles:
-    """The chosen rows, [N, width].
+    """The chosen rows, [N, width], ready for exact sums.
+
+    Raises:
+        ModelError: the value has another rank than the source expects.
+
+    """
+    return stored_rows(array, source, layout, selection).astype(np.float64)
+
+
+def stored_rows(array: Array, source: Source, layout: Layout, selection: Selection) -> Floats:
+    """The same in the precision the value has, at least single: half the bytes to move.
 
     Raises:
         ModelError: the value has another rank than the source expects.
@@ -114,18 +127,35 @@ def take_rows(array: Array, source: Source, layout: Layout, selection: Selection
             f"value '{source.value}' has shape {list(array.shape)} and type {array.dtype}; "
             f"floats with channels on axis {source.axis} and samples expected"
         )
-    if source.window is not None:
-        return _patches(array, source, source.window, selection)
+    found = (
+        _positions(array, source, layout, selection)
+        if source.window is None
+        else _patches(array, source, source.window, selection)
+    )
+    return found.astype(np.promote_types(found.dtype, np.float32), copy=False)
+
+
+def _positions(array: Array, source: Source, layout: Layout, selection: Selection) -> Array:
     axis = source.axis % array.ndim
-    positions = _by_sample(array, axis, layout, selection)
+    spread = _by_sample(array, axis, layout, selection)
     if source.channels is not None:
-        positions = positions[..., slice(*source.channels)]
+        spread = spread[..., slice(*source.channels)]
     real = _real(array, axis, layout, selection)
-    chosen = [
-        sample[_picked(index, sample.shape[0], None if real is None else real[place], selection.rows_each)]
-        for place, (index, sample) in enumerate(zip(_names_of(positions, selection), positions, strict=True))
-    ]
-    return np.concatenate(chosen).astype(np.float64)
+    names, places = _names_of(spread, selection), spread.shape[1:-1]
+    if real is None:
+        return _taken(spread, _evenly(names, math.prod(places), selection.rows_each))
+    flat = spread.reshape(-1, spread.shape[-1])
+    return flat[_real_rows(names, real.shape[1], np.packbits(real).tobytes(), selection.rows_each)]
+
+
+def _taken(spread: Array, picked: Integers) -> Array:
+    """Places [samples, rows] of [samples, *places, channels] as [samples * rows, channels]."""
+    places = spread.shape[1:-1]
+    if picked.shape[1] == math.prod(places):
+        return spread.reshape(-1, spread.shape[-1])
+    samples = np.arange(len(spread), dtype=np.int64)[:, None]
+    rows: Array = spread[(samples, *np.unravel_index(picked, places))]
+    return rows.reshape(-1, spread.shape[-1])
 
 
 def _names_of(positions: Array, selection: Selection) -> tuple[int, ...]:
@@ -134,11 +164,10 @@ def _names_of(positions: Array, selection: Selection) -> tuple[int, ...]:
 
 
 def _by_sample(array: Array, axis: int, layout: Layout, selection: Selection) -> Array:
-    """[samples, positions, channels]; one "sample" holds all where they are not told apart."""
+    """[samples, *positions, channels]; one "sample" holds all where they are not told apart."""
     count = len(selection.indices)
     if layout.batch_axis is not None and layout.batch_axis != axis:
-        last = np.moveaxis(array, (layout.batch_axis, axis), (0, -1))
-        return last.reshape(last.shape[0], -1, last.shape[-1])[:count]
+        return np.moveaxis(array, (layout.batch_axis, axis), (0, -1))[:count]
     last = np.moveaxis(array, axis, -1)
     batch = _batch_size(selection)
     if last.shape[0] % batch == 0 and axis != 0:
@@ -170,36 +199,50 @@ def _real(array: Array, axis: int, layout: Layout, selection: Selection) -> npt.
     return mask[:count] if rows == mask.size else None
 
 
-def _picked(
-    index: int, positions: int, real: npt.NDArray[np.bool_] | None, rows_each: int | None
-) -> Integers:
-    """Evenly spaced places among the real ones, beginning elsewhere for every sample."""
-    places = np.arange(positions, dtype=np.int64) if real is None else np.flatnonzero(real).astype(np.int64)
-    if rows_each is None or len(places) <= rows_each:
-        return places
-    start = int(math.modf(index * GOLDEN)[0] * len(places))
-    chosen = (start + np.arange(rows_each, dtype=np.int64) * len(places) // rows_each) % len(places)
-    return places[np.sort(chosen)]
+@lru_cache(maxsize=256)
+def _real_rows(names: tuple[int, ...], positions: int, packed: bytes, rows_each: int | None) -> Integers:
+    """Evenly spaced places among the real ones of each sample, as rows of all samples below each other.
+
+    The same for every value with a row for each token, so each batch is looked at once.
+    """
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(names) * positions)
+    chosen: list[Integers] = []
+    for place, index in enumerate(names):
+        real = np.flatnonzero(bits[place * positions : (place + 1) * positions])
+        chosen.append(real[_evenly((index,), len(real), rows_each)[0]] + place * positions)
+    rows = np.concatenate(chosen)
+    rows.setflags(write=False)
+    return rows
 
 
-def _patches(array: Array, source: Source, window: Window, selection: Selection) -> Doubles:
+def _evenly(indices: Sequence[int], positions: int, rows_each: int | None) -> Integers:
+    """[samples, rows], rising: evenly spaced places, beginning elsewhere for every sample."""
+    if rows_each is None or positions <= rows_each:
+        return np.broadcast_to(np.arange(positions, dtype=np.int64), (len(indices), positions))
+    starts = (np.modf(np.asarray(indices, np.float64) * GOLDEN)[0] * positions).astype(np.int64)
+    steps = np.arange(rows_each, dtype=np.int64) * positions // rows_each
+    return np.sort((starts[:, None] + steps) % positions, axis=1)
+
+
+def _patches(array: Array, source: Source, window: Window, selection: Selection) -> Array:
     rank = len(window.kernel)
     if array.ndim != rank + 2:
         raise ModelError(
             f"value '{source.value}' has shape {list(array.shape)}; {rank} spatial axes expected"
         )
-    images = array if source.channels is None else array[:, slice(*source.channels)]
-    padded = np.pad(images, [(0, 0), (0, 0), *window.padding(array.shape[2:])])
+    images = array[: len(selection.indices)]
+    images = images if source.channels is None else images[:, slice(*source.channels)]
+    padding = window.padding(array.shape[2:])
+    if any(before or behind for before, behind in padding):
+        images = np.pad(images, [(0, 0), (0, 0), *padding])
     spans = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
-    views = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
+    views = np.lib.stride_tricks.sliding_window_view(images, spans, axis=tuple(range(2, 2 + rank)))
     steps = tuple(slice(None, None, stride) for stride in window.strides)
     taps = tuple(slice(None, None, dilation) for dilation in window.dilations)
     views = views[(slice(None), slice(None), *steps, *taps)]
     places = views.shape[2 : 2 + rank]
-    chosen: list[Array] = []
-    for sample, index in enumerate(selection.indices):
-        picked = _picked(index, math.prod(places), None, selection.rows_each)
-        at = np.unravel_index(picked, places)
-        patches = np.moveaxis(views[sample][(slice(None), *at)], 1, 0)
-        chosen.append(patches.reshape(len(picked), -1))
-    return np.concatenate(chosen).astype(np.float64)
+    picked = _evenly(selection.indices, math.prod(places), selection.rows_each)
+    samples = np.arange(len(picked), dtype=np.int64)[:, None]
+    channels_last = np.moveaxis(views, 1, 1 + rank)  # what is picked comes first, then channels, then taps
+    patches: Array = channels_last[(samples, *np.unravel_index(picked, places))]
+    return patches.reshape(picked.size, -1)

@@ -18,7 +18,6 @@ import onnx_ir as ir
 
 from adapass.budgeted import Array
 from adapass.execution import Session
-from adapass.graph.extract import extract
 from adapass.graph.shapes import infer_shapes
 from adapass.graph.tensors import subgraphs_of
 from adapass.moments.batches import Batches, feed_names
@@ -70,9 +69,16 @@ class Walk:
             given = {**feed_names(self._model, feeds), **self._kept.get(place)}
             missing = [name for name in names if name not in given]
             if missing and session is None:
-                session = Session(extract(self._model, list(given), missing), optimize=True)
+                session = Session(_part(self._model, list(given), missing), optimize=True)
             found = session.run(given) if session is not None and missing else {}
             yield selection, {**{name: given[name] for name in names if name in given}, **found}
+
+
+def _part(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+    """What computes ``outputs`` from ``inputs``. Types are those of the whole model, not inferred again."""
+    graph = ir.convenience.extract(model.graph, inputs, outputs)
+    functions = [function.clone() for function in model.functions.values()]
+    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
 
 
 class _Kept:

@@ -77,7 +77,7 @@ class DamageTask:
 def measure_damage(task: DamageTask) -> dict[str, tuple[float, float | None]]:
     """(distortion, divergence) of each choice, by its key."""
     part, fit = task.part.unpack(), task.fit.get()
-    some = fit.subset(list(spread_indices(len(fit), task.samples)))
+    some = fit.subset(list(spread_indices(len(fit), max(task.samples, part.step.damage_samples))))
     model = unpack_model(task.model.get())
     found = damages(model, part.step, part.choices, fit=fit, samples=some)
     return {key: (damage.distortion, damage.divergence) for key, damage in found.items()}

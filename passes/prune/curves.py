@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from adapass.analyses.axes import Axes
 from adapass.budgeted import Array, Damage
 from adapass.coupling.groups import Group
+from adapass.facts import FactCache
 from adapass.graph.text import clone
-from adapass.moments.batches import Batches
+from adapass.moments.batches import Batches, spread
 from adapass.moments.walk import Walk
 from adapass.passes.prune.importance import Order, Reading
 from adapass.passes.prune.linear_ops import Doubles, linear_ops, store, stored
@@ -37,6 +39,20 @@ def is_read_by_products_alone(model: ir.Model, group: Group) -> bool:
     """Whether taking units out is the same as zeros in the weights of the products that read them."""
     places = {(op.weight, op.input_axis) for op in linear_ops(model) if not op.shared}
     return group.exact and bool(group.read) and all((p.value, p.axis) in places for p in group.read)
+
+
+def has_tokens(model: ir.Model, facts: FactCache) -> bool:
+    """Whether the first output has a row for every token."""
+    return (model.graph.outputs[0].name or "") in facts.get(Axes).tokens
+
+
+def parted(total: int, fit: int, held: int) -> tuple[list[int], list[int]]:
+    """Indices to fit on, and others to measure on; all for both where there are too few to share."""
+    if total < 4 * held:
+        return spread(total, fit), list(range(total))
+    apart = spread(total, held)
+    rest = [index for index in range(total) if index not in frozenset(apart)]
+    return [rest[place] for place in spread(len(rest), fit)], apart
 
 
 def change(model: ir.Model, key: str, group: Group, order: Order, width: int) -> Change:

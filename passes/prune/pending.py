@@ -16,6 +16,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapass.budgeted import Array
+from adapass.coupling.groups import Group
 from adapass.errors import ModelError
 from adapass.graph.edit import constant_array
 
@@ -46,13 +47,18 @@ class Pending:
     """A removal to be fitted."""
 
     original: ir.Model
+    groups: tuple[Group, ...]
+    """Groups of the original that lose units."""
     kept: Mapping[str, tuple[int, ...]]
 
 
-def note_removal(model: ir.Model, original: ir.Model, kept: Mapping[str, Sequence[int]]) -> None:
-    """Remember, on ``model``, the model before and what was kept of it."""
-    write_note(model, Note(kept={key: tuple(units) for key, units in kept.items()}))
-    cast("dict[str, object]", model.graph.meta)[_ORIGINAL] = original
+def note_removal(
+    model: ir.Model, original: ir.Model, groups: Sequence[Group], kept: Mapping[str, Sequence[int]]
+) -> None:
+    """Remember, on ``model``, the model before and what was kept of its ``groups``."""
+    units = {key: tuple(stay) for key, stay in kept.items()}
+    write_note(model, Note(kept=units))
+    cast("dict[str, object]", model.graph.meta)[_ORIGINAL] = Pending(original, tuple(groups), units)
 
 
 def pending(model: ir.Model) -> Pending | None:
@@ -65,13 +71,13 @@ def pending(model: ir.Model) -> Pending | None:
     note = read_note(model)
     if note is None or note.fitted:
         return None
-    original = cast("dict[str, object]", model.graph.meta).get(_ORIGINAL)
-    if not isinstance(original, ir.Model):
+    waiting = cast("dict[str, object]", model.graph.meta).get(_ORIGINAL)
+    if not isinstance(waiting, Pending):
         raise ModelError(
             "the model was pruned but not fitted, and saved in between: the weights to fit to are gone; "
             "apply the choices to the model before again"
         )
-    return Pending(original, note.kept)
+    return waiting
 
 
 def settle(model: ir.Model, fitted: ir.Model, note: Note) -> None:

@@ -28,7 +28,7 @@ from adapass.facts import FactCache
 from adapass.graph.digest import digest
 from adapass.graph.text import clone
 from adapass.moments.batches import Batches
-from adapass.passes.prune.curves import change, is_read_by_products_alone, measured
+from adapass.passes.prune.curves import change, has_tokens, is_read_by_products_alone, measured, parted
 from adapass.passes.prune.generated import Generated
 from adapass.passes.prune.importance import Importance, removals
 from adapass.passes.prune.linear_ops import store, stored
@@ -50,6 +50,7 @@ class PruneStructures(BudgetedPass):
     name: ClassVar[str] = "prune-structures"
     max_distortion: ClassVar[float] = 0.6
     structural: ClassVar[bool] = True
+    damage_samples: ClassVar[int] = 640
     source: ClassVar[str] = (
         "ZipLM (Kurtic et al. 2023, arXiv:2302.04089), optimal brain surgeon (Hassibi and Stork 1993), "
         "channel pruning by reconstruction (He et al. 2017, arXiv:1707.06168)"
@@ -58,7 +59,7 @@ class PruneStructures(BudgetedPass):
     kinds: tuple[Kind, ...] = (Kind.CHANNELS, Kind.NEURONS, Kind.HEADS)
     """What may go: channels, neurons, heads, head-width, stream (what residual sums run over), embedding,
     experts, states."""
-    ratios: tuple[float, ...] = (0.75, 0.5, 0.625, 0.375, 0.25)
+    ratios: tuple[float, ...] = (0.75, 0.5, 0.375, 0.25)
     """Shares of the units that may stay; each group is offered all of them."""
     multiple: int = 16
     """Channels and neurons are left in multiples of this, where a group is at least twice as large."""
@@ -66,8 +67,10 @@ class PruneStructures(BudgetedPass):
     """What goes first: second-order, activation, or magnitude (which needs no data)."""
     refit: Refit = Refit.FOLLOWING
     """Which products are fitted again: readers of what was pruned, or following (all behind as well)."""
-    samples: int = 1024
+    samples: int = 512
     """Samples, evenly spaced, to choose and to fit on."""
+    measured: int = 128
+    """Samples, others than those, that damage is measured on."""
     rows: int = 24
     """Positions (pixels, tokens) of each sample that count."""
     ridge: float = 1e-4
@@ -82,7 +85,7 @@ class PruneStructures(BudgetedPass):
             raise ValueError(f"ratios must be shares between 0 and 1, found {list(self.ratios)}")
         if not self.kinds or len(set(self.kinds)) != len(self.kinds):
             raise ValueError(f"kinds must name each kind once, found {[str(kind) for kind in self.kinds]}")
-        for name, least in (("multiple", 1), ("samples", 1), ("rows", 1), ("generated", 0)):
+        for name, least in (("multiple", 1), ("samples", 1), ("measured", 1), ("rows", 1), ("generated", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if not self.ridge > 0.0:
@@ -125,8 +128,8 @@ class PruneStructures(BudgetedPass):
         if chosen:
             original = clone(model)
             kept = _kept(original, chosen, None, self)
-            remove(model, kept)
-            note_removal(model, original, kept)
+            remove(model, kept, facts)
+            note_removal(model, original, [group for group, _ in chosen], kept)
             facts.keep_only(())
         reasons = Counter(refusal.reason for refusal in found.refusals)
         return PassResult(
@@ -150,16 +153,13 @@ class PruneStructures(BudgetedPass):
                 f"given; give data, or fit on noise: {self.name}{{generated=64}}"
             )
         samples = data if data is not None else Generated.of(original, self.generated, seed=0)
-        facts = FactCache(original)
-        coupling = facts.get(Coupling)
-        chosen = [(coupling.of(key), len(units)) for key, units in waiting.kept.items()]
-        batches = self._batches(original, samples, facts)
+        chosen = [(group, len(waiting.kept[group.key])) for group in waiting.groups]
+        batches = self._batches(original, samples, FactCache(original))
         with one_thread():
             kept = _kept(original, chosen, batches, self)
             fitted = clone(original)
             remove(fitted, kept)
-            groups = [group for group, _ in chosen]
-            names = refit(original, fitted, groups, kept, batches, which=self.refit, ridge=self.ridge)
+            names = refit(original, fitted, waiting.groups, kept, batches, which=self.refit, ridge=self.ridge)
         note = Note(
             kept=dict(kept),
             fitted=True,
@@ -172,7 +172,10 @@ class PruneStructures(BudgetedPass):
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
     ) -> Mapping[str, Damage]:
-        """Damage of each choice alone, by its key; one walk serves all groups that products alone read."""
+        """Damage of each choice alone, by its key; one walk serves all groups that products alone read.
+
+        Where there are enough samples, it is measured on others than it is fitted on.
+        """
         offers = self._find(model, facts).offers
         chosen = [(choice, *_matched([choice], offers)[0]) for choice in choices]
         quick = [each for each in chosen if is_read_by_products_alone(model, each[1])]
@@ -193,12 +196,18 @@ class PruneStructures(BudgetedPass):
         for _, group, width in quick:
             stops.setdefault(group.key, set()).add(width)
         groups = {group.key: group for _, group, _ in quick}
+        shown, held = parted(len(samples), self.samples, self.measured)
         with one_thread():
-            orders = removals(model, groups, stops, self._batches(model, samples, facts), self.importance)
+            orders = removals(
+                model, groups, stops, self._batches(model, samples, facts, shown), self.importance
+            )
             changes = [
                 change(model, choice.key, group, orders[group.key], width) for choice, group, width in quick
             ]
-            return measured(model, changes, Batches.of(model, samples, rows_each=None, facts=facts))
+            seen = Batches.of(
+                model, samples, rows_each=None, facts=facts, indices=held, padded=not has_tokens(model, facts)
+            )
+            return measured(model, changes, seen)
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
         """``after`` is exactly ``before`` without the units noted, but for the weights fitted last.
@@ -239,8 +248,18 @@ class PruneStructures(BudgetedPass):
                 refusals.append(Refusal(group.key, "the group is too small for any of the ratios"))
         return _Found(tuple(offers), tuple(refusals))
 
-    def _batches(self, model: ir.Model, samples: Samples, facts: FactCache) -> Batches:
-        return Batches.of(model, samples, count=self.samples, rows_each=self.rows, facts=facts)
+    def _batches(
+        self, model: ir.Model, samples: Samples, facts: FactCache, indices: Sequence[int] | None = None
+    ) -> Batches:
+        return Batches.of(
+            model,
+            samples,
+            count=self.samples,
+            rows_each=self.rows,
+            facts=facts,
+            indices=indices,
+            padded=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)

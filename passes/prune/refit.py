@@ -21,10 +21,9 @@ import onnx_ir as ir
 
 from adapass.coupling.groups import Group
 from adapass.executor.threads import one_thread
-from adapass.graph.shapes import infer_shapes
 from adapass.moments.batches import Batches
 from adapass.moments.second import CrossSums
-from adapass.moments.sources import Doubles, Selection, Source, take_rows
+from adapass.moments.sources import Floats, Selection, Source, stored_rows
 from adapass.moments.walk import Values, Walk, read_by
 from adapass.passes.prune.least_squares import fitted
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
@@ -78,12 +77,12 @@ def refit(
 
     ``pruned`` is ``original`` with the units in ``kept`` left of each group.
     """
-    infer_shapes(original)  # residual sums are told by their shapes
-    wanted = _wanted(pruned, _pairs(original, pruned, groups, kept), which)
     starts = {node.outputs[0].name: node for node in original.graph}
     ahead = {node.outputs[0].name: node for node in pruned.graph}
     names: list[str] = []
     with one_thread(), Walk(original, batches) as given, Walk(pruned, batches) as made:
+        # Residual sums are told by their shapes, which both walks have inferred.
+        wanted = _wanted(pruned, _pairs(original, pruned, groups, kept), which)
         while wanted:
             stage = _stage(pruned, wanted)
             wanted = wanted[len(stage) :]
@@ -104,21 +103,47 @@ def _fit_stage(
     made: Walk,
     ridge: float,
 ) -> list[str]:
-    sums = [CrossSums() for _ in stage]
+    """Products that read the same rows share their moments, and are solved for together."""
+    together = _together(stage)
+    sums = [CrossSums() for _ in together]
     found = made.look([name for aim in stage for name in (aim.pair.after.source.value, aim.residual) if name])
     for (selection, wants), (_, has) in zip(shown, found, strict=True):
-        for aim, sum_ in zip(stage, sums, strict=True):
-            _add(sum_, aim, batches, selection, wants, has)
+        for aims, sum_ in zip(together, sums, strict=True):
+            y = [_missing(aim, batches, selection, wants, has) for aim in aims]
+            sum_.add(_rows(has, aims[0].pair.after.source, batches, selection), np.hstack(y))
     names: list[str] = []
-    for aim, sum_ in zip(stage, sums, strict=True):
-        op = aim.pair.after
-        before = aim.pair.before
-        matrix = before.matrix(stored(original, before.weight))[np.ix_(aim.pair.inputs, aim.pair.outputs)]
-        best, bias = fitted(sum_.done(op.node), matrix, ridge=ridge, bias=op.bias is not None)
-        store(pruned, op.weight, op.tensor(best, stored(pruned, op.weight)))
+    for aims, sum_ in zip(together, sums, strict=True):
+        names += _solve(original, pruned, aims, sum_, ridge)
+    return names
+
+
+def _together(stage: Sequence[Aim]) -> list[list[Aim]]:
+    alike: dict[tuple[Source, bool], list[Aim]] = {}
+    for aim in stage:
+        alike.setdefault((aim.pair.after.source, aim.pair.after.bias is not None), []).append(aim)
+    return list(alike.values())
+
+
+def _solve(
+    original: ir.Model, pruned: ir.Model, aims: Sequence[Aim], sum_: CrossSums, ridge: float
+) -> list[str]:
+    before = [
+        aim.pair.before.matrix(stored(original, aim.pair.before.weight))[
+            np.ix_(aim.pair.inputs, aim.pair.outputs)
+        ]
+        for aim in aims
+    ]
+    op = aims[0].pair.after
+    best, bias = fitted(sum_.done(op.node), np.hstack(before), ridge=ridge, bias=op.bias is not None)
+    names: list[str] = []
+    start = 0
+    for aim, matrix in zip(aims, before, strict=True):
+        op, part = aim.pair.after, slice(start, start + matrix.shape[1])
+        start = part.stop
+        store(pruned, op.weight, op.tensor(best[:, part], stored(pruned, op.weight)))
         names.append(op.weight)
         if op.bias is not None:
-            store(pruned, op.bias, bias.astype(stored(pruned, op.bias).dtype))
+            store(pruned, op.bias, bias[part].astype(stored(pruned, op.bias).dtype))
             names.append(op.bias)
     return names
 
@@ -210,15 +235,14 @@ def _aim(pair: Pair, settled: Collection[str]) -> Aim:
     return Aim(pair, pair.before.output.value, None)
 
 
-def _add(
-    sum_: CrossSums, aim: Aim, batches: Batches, selection: Selection, wants: Values, has: Values
-) -> None:
-    source, axis = aim.pair.after.source, aim.pair.before.output.axis
-    y = _rows(wants, Source(aim.target, axis), batches, selection)[:, aim.pair.outputs]
-    if aim.residual is not None:
-        y = y - _rows(has, Source(aim.residual, axis), batches, selection)
-    sum_.add(_rows(has, source, batches, selection), y)
+def _missing(aim: Aim, batches: Batches, selection: Selection, wants: Values, has: Values) -> Floats:
+    """What a product should say at each position."""
+    axis = aim.pair.before.output.axis
+    y = _rows(wants, Source(aim.target, axis), batches, selection)
+    if len(aim.pair.outputs) < y.shape[1]:
+        y = y[:, aim.pair.outputs]
+    return y if aim.residual is None else y - _rows(has, Source(aim.residual, axis), batches, selection)
 
 
-def _rows(values: Values, source: Source, batches: Batches, selection: Selection) -> Doubles:
-    return take_rows(values[source.value], source, batches.layout(source.value), selection)
+def _rows(values: Values, source: Source, batches: Batches, selection: Selection) -> Floats:
+    return stored_rows(values[source.value], source, batches.layout(source.value), selection)

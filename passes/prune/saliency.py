@@ -24,7 +24,7 @@ Integers = npt.NDArray[np.int64]
 
 DAMPING = 1e-4
 """Added to the diagonal of a Gram matrix, as a share of its mean: what is hardly ever seen stays put."""
-ONE_BY_ONE = 64
+ONE_BY_ONE = 32
 """With more units than this left, one in so many goes at a time: what they cost together is exact still."""
 
 
@@ -33,22 +33,13 @@ class Reader:
     """One reader of the units, with what is left of it."""
 
     weight: Doubles
-    """[left, outputs]: row i belongs to column ``left[i]`` of x."""
+    """[width, outputs]: row i belongs to column i of x; zero where columns are gone."""
     inverse: Doubles
-    """Inverse of the Gram matrix of the columns left, damped."""
-    left: Integers
+    """[width, width], inverse of the damped Gram matrix of the columns left; zero where they are gone."""
     columns: tuple[Integers, ...]
     """For every unit the columns of x that it writes."""
-    width: int
-    """Columns of x at the beginning."""
     scale: float
     """Weight of this reader's error among all readers of the units."""
-
-    def full_weight(self) -> Doubles:
-        """[width, outputs], zero where units are gone."""
-        full = np.zeros((self.width, self.weight.shape[1]))
-        full[self.left] = self.weight
-        return full
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +64,7 @@ def reader_of(
     """A reader ready to lose units; ``relative`` counts its error as a share of the size of its output."""
     energy = float(np.sum(weight * (gram @ weight)))
     scale = 1.0 / energy if relative and energy > 0.0 else 1.0
-    everything = np.arange(len(gram), dtype=np.int64)
-    return Reader(weight.copy(), _inverse(gram), everything, tuple(columns), len(gram), scale)
+    return Reader(weight.copy(), _inverse(gram), tuple(columns), scale)
 
 
 def greedy_removal(
@@ -85,7 +75,7 @@ def greedy_removal(
     ``stops`` are counts of units left at which the refitted weights are noted. Ties go to the lower
     number, so the order is the same everywhere.
     """
-    left = list(range(units))
+    left = np.arange(units, dtype=np.int64)
     order: list[int] = []
     errors: list[float] = []
     weights: dict[int, tuple[Doubles, ...]] = {}
@@ -94,13 +84,13 @@ def greedy_removal(
         most = max(1, len(left) // ONE_BY_ONE) if len(left) > ONE_BY_ONE else 1
         until = max([stop for stop in (*stops, least) if stop < len(left)], default=least)
         cheapest: Integers = np.argsort(costs, kind="stable")[: min(most, len(left) - until)]
-        gone = [left[int(place)] for place in cheapest]
+        gone = [int(unit) for unit in left[cheapest]]
         cost = sum(_take_out(reader, gone) for reader in readers)
         order += gone
         errors += [cost / len(gone)] * len(gone)
-        left = [unit for unit in left if unit not in gone]
+        left = np.delete(left, cheapest)
         if len(left) in stops:
-            weights[len(left)] = tuple(reader.full_weight() for reader in readers)
+            weights[len(left)] = tuple(reader.weight.copy() for reader in readers)
     return Removal(tuple(order), tuple(errors), MappingProxyType(weights))
 
 
@@ -111,17 +101,21 @@ def by_score(scores: Doubles) -> Removal:
 
 
 def _inverse(gram: Doubles) -> Doubles:
-    from scipy.linalg import cho_factor, cho_solve
+    """Of the damped matrix, through its Cholesky factor, by columns (Fortran) as the updates want it."""
+    from scipy.linalg.lapack import dpotrf, dpotri
 
     mean = float(np.trace(gram)) / len(gram)
     damped = gram + (DAMPING * mean if mean > 0.0 else 1.0) * np.eye(len(gram))
-    inverse = np.asarray(cho_solve(cho_factor(damped, lower=True), np.eye(len(gram))), np.float64)
-    return (inverse + inverse.T) / 2
+    factor, failed = dpotrf(damped, lower=1)
+    assert not failed  # the damping makes it positive definite
+    half, _ = dpotri(factor, lower=1)
+    lower = np.tril(half)
+    return np.asfortranarray(lower + np.tril(lower, -1).T)
 
 
-def _costs(reader: Reader, left: Sequence[int]) -> Doubles:
+def _costs(reader: Reader, left: Integers) -> Doubles:
     """What each of the units left costs alone."""
-    groups = [np.searchsorted(reader.left, reader.columns[unit]) for unit in left]
+    groups = [reader.columns[unit] for unit in left]
     if len({len(group) for group in groups}) > 1:
         return np.array([_joint_cost(reader, group) for group in groups])
     places = np.stack(groups)
@@ -145,16 +139,17 @@ def _joint_cost(reader: Reader, places: Integers) -> float:
 
 def _take_out(reader: Reader, units: Sequence[int]) -> float:
     """Remove the columns of the units, refit the rest; what that cost."""
-    columns = np.concatenate([reader.columns[unit] for unit in units])
-    gone = np.sort(np.searchsorted(reader.left, columns))
+    from scipy.linalg.blas import dgemm
+
+    gone = np.concatenate([reader.columns[unit] for unit in units])
     if len(gone) == 0:
         return 0.0
     cost = _joint_cost(reader, gone)
-    stays = np.delete(np.arange(len(reader.left)), gone)
-    block = reader.inverse[np.ix_(gone, gone)]
-    rows = reader.inverse[np.ix_(gone, stays)]
-    share = np.linalg.solve(block, rows)
-    reader.weight = reader.weight[stays] - share.T @ reader.weight[gone]
-    reader.inverse = reader.inverse[np.ix_(stays, stays)] - rows.T @ share
-    reader.left = reader.left[stays]
+    columns = reader.inverse[:, gone]
+    share = np.linalg.solve(columns[gone], columns.T)
+    reader.weight -= share.T @ reader.weight[gone]
+    reader.inverse = dgemm(-1.0, columns, share, beta=1.0, c=reader.inverse, overwrite_c=1)
+    reader.weight[gone] = 0.0
+    reader.inverse[gone] = 0.0
+    reader.inverse[:, gone] = 0.0
     return cost

@@ -6,7 +6,8 @@
 miss least, ``w_i^2 / [G^-1]_ii``; each weight that is zeroed moves the weights of all later inputs so that
 they make up for it (Frantar and Alistarh 2023, SparseGPT, arXiv:2301.00774). ``by_norm`` only
 weighs a weight with the size of its input (Sun et al. 2023, Wanda, arXiv:2306.11695), and changes no other
-weight. ``refitted`` is the exact least-squares fit for a given mask, output by output.
+weight. ``refitted`` is the exact least-squares fit for a given mask, output by output; ``descended`` comes as
+close as asked to it by conjugate gradients on all outputs at once, which is what large weights can afford.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def surgeon(matrix: Doubles, gram: Doubles, pattern: Pattern, *, damping: float)
     chunk = pattern.chunk(inputs)
     for start in range(0, inputs, chunk):
         end = min(start + chunk, inputs)
+        errors = np.zeros((end - start, matrix.shape[1]))
         if pattern.kept is None:
             gone = pattern.gone(end, matrix.shape[1]) - pattern.gone(start, matrix.shape[1])
             mask[start:end] = pattern.choose((weight[start:end] / diagonal[start:end, None]) ** 2, gone)
@@ -45,8 +47,9 @@ def surgeon(matrix: Doubles, gram: Doubles, pattern: Pattern, *, damping: float)
             if pattern.kept is not None and (i - start) % pattern.wide == 0:
                 group = slice(i, i + pattern.wide)
                 mask[group] = pattern.choose((weight[group] / diagonal[group, None]) ** 2)
-            error = np.where(mask[i], 0.0, weight[i]) / diagonal[i]
-            weight[i + 1 :] -= np.outer(upper[i, i + 1 :], error)
+            errors[i - start] = np.where(mask[i], 0.0, weight[i]) / diagonal[i]
+            weight[i + 1 : end] -= np.outer(upper[i, i + 1 : end], errors[i - start])
+        weight[end:] -= upper[start:end, end:].T @ errors  # later inputs hear of a whole chunk at once
     return np.where(mask, weight, 0.0), mask
 
 
@@ -59,6 +62,43 @@ def refitted(matrix: Doubles, gram: Doubles, mask: Mask, *, damping: float) -> D
         kept = np.flatnonzero(mask[:, output])
         if len(kept):
             weight[kept, output] = np.linalg.solve(damped[np.ix_(kept, kept)], wanted[kept, output])
+    return weight
+
+
+def descended(
+    matrix: Doubles,
+    gram: Doubles,
+    mask: Mask,
+    *,
+    damping: float,
+    start: Doubles | None = None,
+    steps: int = 24,
+) -> Doubles:
+    """Near the least-squares weight with this mask, after ``steps`` of preconditioned conjugate gradients.
+
+    Never further from the output than ``start`` (default: the masked ``matrix``). Each output descends for
+    itself; one that has arrived stays.
+    """
+    damped = (gram + _ridge(gram, damping) * np.eye(len(gram))).astype(np.float32)
+    scale = np.where(mask, 1.0 / np.maximum(np.diag(damped)[:, None], np.finfo(np.float32).tiny), 0.0)
+    weight = np.where(mask, matrix if start is None else start, 0.0)
+    left = np.where(mask, damped @ (matrix - weight).astype(np.float32), 0.0).astype(np.float64)
+    scaled = scale * left
+    direction, size = scaled, (left * scaled).sum(axis=0)
+    arrived = 1e-12 * size
+    for _ in range(steps):
+        moving = size > arrived
+        if not moving.any():
+            break
+        pushed = np.where(mask, damped @ direction.astype(np.float32), 0.0).astype(np.float64)
+        curvature = (direction * pushed).sum(axis=0)
+        moving &= curvature > 0.0
+        step = np.divide(size, curvature, out=np.zeros_like(size), where=moving)
+        weight += step * direction
+        left -= step * pushed
+        scaled = scale * left
+        before, size = size, (left * scaled).sum(axis=0)
+        direction = scaled + np.divide(size, before, out=np.zeros_like(size), where=moving) * direction
     return weight
 
 

@@ -31,14 +31,14 @@ from adapass.moments.second import gather
 from adapass.passes.prune.kept_weights import check_weights
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
 from adapass.passes.sparsify.patterns import Pattern
-from adapass.passes.sparsify.saliency import Doubles, by_norm, refit_operations, refitted, surgeon
+from adapass.passes.sparsify.saliency import Doubles, by_norm, descended, refit_operations, refitted, surgeon
 from adapass.passes.sparsify.storage import Packed, pack
 from adapass.rewrite import PassResult
 
 PATTERN: Final = "adapass.sparsity"
 """Metadata key of a product: the pattern of zeros in its weight."""
 MOST_OPERATIONS = 2e10
-"""What the exact fit of one weight may take (seconds); beyond, the updates along the way have to do."""
+"""What the exact fit of one weight may take (seconds); beyond, descent from what the updates found does."""
 _ORIGINAL = "adapass.sparsify.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
 
@@ -180,6 +180,8 @@ class Sparsify(BudgetedPass):
             sparse, mask = surgeon(matrix, gram, pattern, damping=self.damping)
             if refit_operations(mask) <= MOST_OPERATIONS:
                 sparse = refitted(matrix, gram, mask, damping=self.damping)
+            else:
+                sparse = descended(matrix, gram, mask, damping=self.damping, start=sparse)
         else:
             norms = np.sqrt(np.diag(moments.gram) / moments.rows)
             sparse = np.where(by_norm(matrix, norms, pattern), matrix, 0.0)

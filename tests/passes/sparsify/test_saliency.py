@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from adapass.passes.sparsify.patterns import Pattern
-from adapass.passes.sparsify.saliency import by_norm, refitted, squared_error, surgeon
+from adapass.passes.sparsify.saliency import by_norm, descended, refitted, squared_error, surgeon
 
 Doubles = npt.NDArray[np.float64]
 PATTERNS = ("2:4", "4:8", "1x16-0.5", "4x4-0.5", "unstructured-0.5")
@@ -94,3 +94,43 @@ def test_inputs_never_seen_lose_their_weights_first() -> None:
 
     np.testing.assert_array_equal(mask[:, 0], [True, False, True, False])
     np.testing.assert_allclose(weight[[0, 2]], 1.0)
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_descent_comes_near_the_exact_fit(seed: int) -> None:
+    matrix, gram = problem(seed)
+    mask = by_norm(matrix, None, Pattern.parse("unstructured-0.6"))
+    exact = squared_error(matrix, refitted(matrix, gram, mask, damping=1e-2), gram)
+    masked = squared_error(matrix, np.where(mask, matrix, 0.0), gram)
+
+    weights = [descended(matrix, gram, mask, damping=1e-2, steps=steps) for steps in (4, 12, 48)]
+    errors = [squared_error(matrix, weight, gram) for weight in weights]
+
+    assert all(not weight[~mask].any() for weight in weights)
+    assert masked > errors[0] > errors[1] > errors[2]
+    assert errors[2] == pytest.approx(exact, rel=1e-3)
+
+
+def test_descent_begins_where_it_is_told() -> None:
+    matrix, gram = problem(7)
+    mask = by_norm(matrix, None, Pattern.parse("2:4"))
+    start = refitted(matrix, gram, mask, damping=1e-2)
+
+    found = descended(matrix, gram, mask, damping=1e-2, start=start, steps=2)
+
+    np.testing.assert_allclose(found, start, atol=1e-3 * np.abs(start).max())
+
+
+def test_updates_that_wait_for_the_chunk_are_the_same() -> None:
+    """Against the update of all later inputs after each one, as the method is written down."""
+    matrix, gram = problem(8)
+    pattern = Pattern.parse("2:4")
+    found, mask = surgeon(matrix, gram, pattern, damping=1e-2)
+
+    damped = gram + 1e-2 * float(np.trace(gram)) / len(gram) * np.eye(len(gram))
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    weight = matrix.copy()
+    for i in range(len(matrix)):
+        weight[i + 1 :] -= np.outer(upper[i, i + 1 :], np.where(mask[i], 0.0, weight[i]) / upper[i, i])
+
+    np.testing.assert_allclose(found, np.where(mask, weight, 0.0), atol=1e-9)
