@@ -54,7 +54,7 @@ def test_hands_every_option_on(invoke: Invoke, asked: dict[str, Any]) -> None:
         " --confidence 0.9 --metric accuracy --latency-target 3ms --mode extensive --time-limit 10m --batch 8"
         " --threads 2 --passes quantize-8bit --skip-passes a,b --skip-passes c --recipe r.yaml --seed 7"
         " --resume --dry-run --allow-uncertified --allow-code --max-size 20MB --workers 3"
-        " --scheduler tcp://h:1 --deterministic --latency-table t.json --no-advise"
+        " --scheduler tcp://h:1 --deterministic --latency-table t.json --no-advise --heal 5m"
     )
 
     result = invoke(*words.split())
