@@ -89,6 +89,7 @@ def test_hands_every_option_on(invoke: Invoke, asked: dict[str, Any]) -> None:
         "scheduler": "tcp://h:1",
         "deterministic": True,
         "latency_table": Path("t.json"),
+        "heal_seconds": 300.0,
         "advise": False,
     }
 

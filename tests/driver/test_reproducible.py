@@ -54,6 +54,10 @@ def test_the_same_hash_again_on_workers_and_after_an_interruption(tmp_path: Path
     kept = {file.name for file in work.iterdir()}
     resumed = _run(tmp_path, "interrupted", workers=0, resume=True)
 
+    # Decisions first: where they differ, this says which.
+    recipes = [(tmp_path / f"{name}.adapass" / "recipe.yaml").read_text() for name in ("first", "workers")]
+    assert recipes[0] == recipes[1]
+    assert recipes[0] == (tmp_path / "interrupted.adapass" / "recipe.yaml").read_text()
     assert first == on_workers == resumed
     assert (tmp_path / "table.json").read_bytes() == table
     assert any(name.startswith("damage-") for name in kept)
