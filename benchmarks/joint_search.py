@@ -4,11 +4,9 @@
 
 For every budget each strategy gets the same fits, the same search samples and the same loss to spend:
 
-    joint               one allocation over both families (what ``adapass optimize`` does)
-    quantize-8bit       precision alone
-    insert-exits        exits alone
-    precision, exits    8 bits for themselves first, exits with what is left of the budget
-    exits, precision    exits for themselves first, 8 bits with what is left
+    joint               one allocation over all families (what ``adapass optimize`` does)
+    a family            that one alone: fewer blocks, 8 bits, or exits
+    a, b, c             a for itself first, b with what it left of the budget, then c
 
 The winners are built in every variant and timed in turns in one process; quality is taken on the certify part
  of the evaluation data, which no strategy has seen. Needs an idle machine.
@@ -21,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +37,10 @@ from adapass.graph.digest import digest
 from adapass.machine import fingerprint
 from adapass.progress import Silent
 from adapass.search.candidates import Search
+from adapass.search.joint import JointProblem, Rates
 from adapass.search.judge import Judge, stack_outputs
-from adapass.search.trials import Candidate, Trials, tunes
+from adapass.search.statics import StaticOption
+from adapass.search.trials import Candidate, Trials, describe, tunes
 from benchmarks.harness import shared_folder, write_results
 
 DATA = {"minilm-sst2": "sst2", "resnet56-cifar10": "cifar10"}
@@ -72,16 +73,17 @@ class Result:
 
 def strategies(context: Context, trials: Trials, allowed: float) -> dict[str, Candidate | None]:
     """The best candidate of each strategy that may lose ``allowed`` on the search samples."""
-    precision = [step for step in context.families if not tunes(step)]
+    static = [step for step in context.families if not tunes(step)]
     knobs = [step for step in context.families if tunes(step)]
     own = _fresh(trials, allowed)
-    return {
-        "joint": _searched(context, own, context.families),
-        "quantize-8bit": _searched(context, _fresh(trials, allowed), precision),
-        "insert-exits": _searched(context, _fresh(trials, allowed), knobs),
-        "precision, exits": _precision_first(context, _fresh(trials, allowed), precision, knobs),
-        "exits, precision": _exits_first(own),
-    }
+    found = {"joint": _searched(context, own, context.families)}
+    for step in context.families:
+        found[step.name] = _searched(context, _fresh(trials, allowed), [step])
+    for order in permutations(static):
+        name = ", ".join(step.name for step in (*order, *knobs))
+        found[name] = _one_after_the_other(context, _fresh(trials, allowed), order, knobs[0])
+    found[", ".join(step.name for step in (*knobs, *static))] = _exits_first(own)
+    return found
 
 
 def _searched(context: Context, own: Trials, families: Sequence[BudgetedPass]) -> Candidate | None:
@@ -89,26 +91,35 @@ def _searched(context: Context, own: Trials, families: Sequence[BudgetedPass]) -
     return next((c for c in found if c.plan.parts), None)
 
 
-def _precision_first(
-    context: Context, own: Trials, precision: Sequence[BudgetedPass], knobs: Sequence[BudgetedPass]
+def _one_after_the_other(
+    context: Context, own: Trials, order: Sequence[BudgetedPass], knobs: BudgetedPass
 ) -> Candidate | None:
-    search = Search(own, precision, context.request.effort.rounds, Silent())
-    found = next((c for c in search.run() if c.plan.parts), None)
-    if found is None:
-        return None
-    keys = {choice.key for part in found.plan.parts for choice in part.choices}
-    body = [option for option in search.statics if option.choice.key in keys]
-    if (settled := own.settle(knobs[0])) is not None:
+    """Each family takes as much as the budget allows of what the ones before it have left."""
+    own.predictor.anchor(own.clean().model)
+    taken: list[StaticOption] = []
+    best: Candidate | None = None
+    for step in order:
+        search = Search(own, [step], context.request.effort.rounds, Silent())
+        options = search.priced()
+        whole = JointProblem((*taken, *options), (), Rates(1.0), search.classes)
+        search.bracketed([option for option in options if whole.allows([*taken, option])], taken)
+        kept = [c for c in own.found if c.plan.parts and own.keeps(c)]
+        if not kept:
+            continue
+        best = min(kept, key=lambda c: (c.seconds.seconds, describe(c.plan)))
+        keys = {choice.key for part in best.plan.parts for choice in part.choices}
+        taken = [option for option in (*taken, *options) if option.choice.key in keys]
+    if (settled := own.settle(knobs)) is not None:
         # The sites that pay, as for everybody else; but thresholds are sought for this model alone.
-        own.settled[str(knobs[0])] = replace(settled, points=())
-    both = own.try_plan(body, knobs[0])
-    return own.trimmed(both) if both is not None else found
+        own.settled[str(knobs)] = replace(settled, points=())
+    both = own.try_plan(taken, knobs)
+    return own.trimmed(both) if both is not None else best
 
 
 def _exits_first(own: Trials) -> Candidate | None:
-    """Thresholds are settled on the clean model; then the fastest 8-bit part that stays within the budget.
+    """Thresholds are settled on the clean model; then the fastest static part that stays within the budget.
 
-    ``own`` holds what the joint search tried, 8-bit parts of several sizes among it.
+    ``own`` holds what the joint search tried, static parts of several sizes among it.
     """
     exits = [c for c in own.found if c.points and len(c.plan.parts) == 1]
     if not exits:
@@ -117,7 +128,7 @@ def _exits_first(own: Trials) -> Candidate | None:
     thresholds = settled.points[-1]
     within: list[Candidate] = [settled]
     for candidate in own.found:
-        if len(candidate.plan.parts) == 2 and candidate.plan.parts[0] == settled.plan.parts[0]:
+        if len(candidate.plan.parts) > 1 and candidate.plan.parts[0] == settled.plan.parts[0]:
             turned = _turned(candidate, thresholds, own)
             if turned.loss <= own.allowed:
                 within.append(turned)
@@ -134,7 +145,8 @@ def _turned(candidate: Candidate, point: OperatingPoint, trials: Trials) -> Cand
 
 def _fresh(trials: Trials, allowed: float) -> Trials:
     """Nothing tried yet; fits and outputs are shared through the store."""
-    return replace(trials, allowed=allowed, found=[], notes=[], tried={}, settled={})
+    proving = replace(trials.proving, max_drop=allowed / SEARCH_SHARE)
+    return replace(trials, allowed=allowed, proving=proving, found=[], notes=[], tried={}, settled={})
 
 
 def measured(
@@ -233,7 +245,7 @@ def table(name: str, results: Sequence[Result]) -> str:
     original = next(r.seconds for r in results if r.strategy == ORIGINAL)
     head = f"{name} (original {1e3 * original:.3f} ms)"
     rows = [
-        f"{r.strategy:18} budget {100 * r.budget:4.1f} points  {1e3 * r.seconds:7.3f} ms "
+        f"{r.strategy:44} budget {100 * r.budget:4.1f} points  {1e3 * r.seconds:7.3f} ms "
         f"{r.seconds / original:5.2f}x  search {100 * r.search_loss:+5.2f}  "
         f"fresh {100 * r.fresh_loss:+5.2f}  {r.plan}"
         for r in sorted(results, key=lambda r: (r.budget, r.seconds))

@@ -11,7 +11,7 @@ Everything that was measured is kept; the caller races the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -163,19 +163,24 @@ class Search:
         Taking everything out, as ``_everything`` does with precision, would only teach that nothing is left;
         and what single choices damage says little about what many of them lose together.
         """
-        if not any(option.step.structural for option in self.statics):
-            return
-        low, high = self._damage_within(), float("inf")
+        if any(option.step.structural for option in self.statics):
+            self.bracketed(self.statics)
+
+    def bracketed(self, options: Sequence[StaticOption], fixed: Sequence[StaticOption] = ()) -> None:
+        """Try ever bolder plans of ``options`` (and all of ``fixed``), then ones between too bold and not."""
+        damages = {o.choice.key: o.damage.additive(classes=self.classes) for o in options}
+        low, high, most = self._damage_within(damages, fixed), float("inf"), sum(damages.values())
         bound = BOLDER * low if low > 0.0 else float("inf")
         left = FIRST_STRUCTURAL + self.rounds.repairs
-        while left and low * CLOSE < high and low < self._damage_of_all():
+        while left and low * CLOSE < high and low < most:
             by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
-            problem = JointProblem(self.statics, (), by_damage, self.classes)
+            problem = JointProblem(tuple(options), (), by_damage, self.classes)
             chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
             if chosen is None or not chosen.statics:
                 return
+            chosen = replace(chosen, statics=(*fixed, *chosen.statics))
             if self.trials.was_tried(chosen.statics, None):
-                low = max(low, min(bound, self._damage_of_all()))
+                low = max(low, min(bound, most))
             else:
                 left -= 1
                 candidate = self._try(chosen)
@@ -185,16 +190,12 @@ class Search:
                     high = min(high, chosen.loss)
             bound = BOLDER * low if high == float("inf") else (max(low, high / FAR) * high) ** 0.5
 
-    def _damage_of_all(self) -> float:
-        return sum(option.damage.additive(classes=self.classes) for option in self.statics)
-
-    def _damage_within(self) -> float:
-        """What the plans that keep the budget damage at most, by the sum of their choices."""
-        damages = {option.choice.key: option.damage.additive(classes=self.classes) for option in self.statics}
-        found = [0.0]
+    def _damage_within(self, damages: Mapping[str, float], fixed: Sequence[StaticOption]) -> float:
+        """What plans with all of ``fixed`` that keep the budget damage at most, by the sum of ``damages``."""
+        needed, found = {option.choice.key for option in fixed}, [0.0]
         for candidate in self.trials.found:
-            if self.trials.keeps(candidate) and not candidate.points:
-                keys = [choice.key for part in candidate.plan.parts for choice in part.choices]
+            keys = {choice.key for part in candidate.plan.parts for choice in part.choices}
+            if needed <= keys and self.trials.keeps(candidate) and not candidate.points:
                 found.append(sum(damages.get(key, 0.0) for key in keys))
         return max(found)
 
