@@ -35,7 +35,7 @@ from adapass.passes.prune.prune_structures import PruneStructures
 from adapass.passes.prune.refit import refit
 from adapass.search.damage import damage_of
 from benchmarks.harness import write_results
-from benchmarks.trained import DATA, Trained, outputs
+from benchmarks.trained import DATA, Doubles, Trained, outputs
 
 NAME = "pruning_damage"
 MEASURED = 128
@@ -68,6 +68,8 @@ class Bench:
     groups: Mapping[str, Group]
     orders: Mapping[str, Order]
     batches: Batches
+    reference: Doubles
+    """What the clean model says on the held-out samples."""
 
     @classmethod
     def of(cls, name: str, samples: int) -> Bench:
@@ -87,7 +89,8 @@ class Bench:
         )
         with one_thread():
             orders = removals(trained.clean, groups, stops, batches, step.importance)
-        return cls(trained, step, choices, divergence, square, groups, orders, batches)
+        reference = outputs(trained.clean, trained.held)
+        return cls(trained, step, choices, divergence, square, groups, orders, batches, reference)
 
     def measure(self, number: int) -> Plan:
         """Cut and fit plan ``number`` as ``fit`` of the pass does, the orders known."""
@@ -99,8 +102,7 @@ class Bench:
         remove(pruned, kept)
         cut = [group for key, group in self.groups.items() if key in kept]
         refit(original, pruned, cut, kept, self.batches, which=self.step.refit, ridge=self.step.ridge)
-        held = self.trained.held
-        damage = damage_of(outputs(self.trained.clean, held), outputs(pruned, held))
+        damage = damage_of(self.reference, outputs(pruned, self.trained.held))
         return Plan(
             self.trained.name,
             number,
