@@ -51,6 +51,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
 GENERATORS: Mapping[str, str] = MappingProxyType(
     {
         "onnxruntime": "adapass.codegen.onnxruntime.generator:OnnxRuntime",
+        "openvino": "adapass.codegen.openvino.generator:OpenVino",
     }
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -51,7 +51,7 @@ class Writer:
         self.stored.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers))
         return name
 
-    def op(self, kind: str, *inputs: str, name: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 

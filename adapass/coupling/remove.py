@@ -53,11 +53,13 @@ class RemovalCounts:
     """Numbers that are no longer stored."""
 
 
-def remove(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> RemovalCounts:
+def remove(
+    model: ir.Model, kept: Mapping[str, Sequence[int]], facts: FactCache | None = None
+) -> RemovalCounts:
     """Keep, of every group in ``kept`` (by key), only the units listed; in place.
 
     Groups that are not named stay whole. Inputs and outputs of the model keep their shapes. Functions of
-    the model are inlined first.
+    the model are inlined first. ``facts`` of the model as it is save walking over it again.
 
     Raises:
         UsageError: an unknown key or unit, or nothing would be left of an axis. The model is unchanged.
@@ -67,7 +69,8 @@ def remove(model: ir.Model, kept: Mapping[str, Sequence[int]]) -> RemovalCounts:
     if has_functions(model):
         _check_first(model, kept)
         inline_functions(model)
-    facts = FactCache(model)
+        facts = None
+    facts = FactCache(model) if facts is None else facts
     flow = facts.get(Walked).flow
     cut = plan_cut(flow, kept)
     if not cut.kept:

@@ -65,7 +65,8 @@ def _fitted(model: ir.Model, shapes: Shapes, points: list[tuple[int, int]]) -> S
 def _seen(model: ir.Model, runs: tuple[Observation, ...]) -> Sizes:
     found: dict[ir.Value, tuple[Size, ...]] = {}
     for value in _values(model):
-        shapes = [run.shapes[value.name] for run in runs if value.name in run.shapes]
+        name = value.name or ""
+        shapes = [run.shapes[name] for run in runs if name in run.shapes]
         if shapes and len({len(shape) for shape in shapes}) == 1:
             found[value] = tuple(zip(*shapes, strict=True))
     return found

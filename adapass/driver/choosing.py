@@ -233,6 +233,7 @@ def finalists(context: Context, candidates: Sequence[Candidate], decisions: Deci
         batch=context.request.batch,
         scratch=folder,
         until=context.time.building,
+        exact_only=context.material.parts is None,
     )
     if decisions is None or decisions.variant is None:
         return builds

@@ -59,8 +59,9 @@ def build_all(
     batch: int,
     scratch: Path,
     until: Deadline = NEVER,
+    exact_only: bool = False,
 ) -> list[Build]:
-    """Every candidate, at its most aggressive setting, by every generator in every variant.
+    """Every candidate, at its most aggressive setting, by every generator in every (or every exact) variant.
 
     Once ``until`` has passed no further one is built; the first is built in any case.
     """
@@ -71,6 +72,8 @@ def build_all(
             if not generator.supports(model, target).ok:
                 continue
             for variant in generator.variants(model, target, threads=threads, batch=batch):
+                if exact_only and not variant.exact:
+                    continue
                 if builds and until.passed:
                     return builds
                 folder = scratch / f"build-{len(builds)}"

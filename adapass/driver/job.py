@@ -154,7 +154,7 @@ class Job:
             front = front_of(self.context, builds, seconds, candidates)
             return self._hand_back(reason, Plan(), notes, front=front)
         fast = min(faster, key=lambda build: seconds[build.name])
-        exact = [b for b in faster if not b.candidate.plan.parts]
+        exact = exact_builds(faster)
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
         limit = self.context.request.latency_target_seconds
         slowest = max(seconds[fast.name], seconds[ORIGINAL])
@@ -271,3 +271,8 @@ class Job:
 
     def _phase(self, name: str, index: int) -> None:
         self.context.progress.phase(name, index, PHASES)
+
+
+def exact_builds(builds: Sequence[Build]) -> list[Build]:
+    """Those that compute what the original does, up to rounding."""
+    return [build for build in builds if build.variant.exact and not build.candidate.plan.parts]

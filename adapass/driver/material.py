@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from adapass.artifact.runtime import usable_threads
 from adapass.budgeted import Feeds
 from adapass.data import Dataset, Source, fingerprint, load_data, overlap, split_by_hash, without
+from adapass.driver.agreement import disagreement
 from adapass.driver.request import Request
 from adapass.errors import DataError, UsageError
 from adapass.generator import Generator
@@ -22,10 +24,16 @@ from adapass.search.judge import spread_indices
 from adapass.target import Target, load_target
 from adapass.verification import usable_feeds
 
+logger = logging.getLogger(__name__)
+
 ModelSource = str | Path | ir.Model
 
 WITH_EVAL = {"search": 0.4, "certify": 0.6}
 WITHOUT_EVAL = {"fit": 0.4, "search": 0.25, "certify": 0.35}
+REFERENCE = "onnxruntime"
+"""What the generators are compared with runs in it."""
+CASES = 4
+"""Generated inputs, where there is no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +76,13 @@ def gather(
     loaded = load_model(path)
     target = load_target(request.target)
     parts = _parts(loaded, request, data, eval_data)
-    return Material(path, loaded, target, _generators(request, loaded, target), parts)
+    return Material(path, loaded, target, _generators(request, loaded, target, parts), parts)
 
 
 def timing_feeds(material: Material, request: Request, wanted: int) -> list[Feeds]:
     """Inputs to measure with, at the asked batch size and the length mix of the search data."""
     if material.parts is None:
-        return usable_feeds(material.model, seed=request.seed, cases=min(wanted, 4))
+        return usable_feeds(material.model, seed=request.seed, cases=min(wanted, CASES))
     search = material.parts.search
     if request.batch == 1:
         return [search.feeds(i) for i in spread_indices(len(search), wanted)]
@@ -99,21 +107,39 @@ def _as_file(model: ModelSource, scratch: Path) -> Path:
     return folder / "model.onnx"
 
 
-def _generators(request: Request, model: ir.Model, target: Target) -> tuple[Generator, ...]:
+def _generators(
+    request: Request, model: ir.Model, target: Target, parts: Parts | None
+) -> tuple[Generator, ...]:
     names: Sequence[str] = generator_names() if request.backend == "auto" else (request.backend,)
     refused: list[str] = []
     found: list[Generator] = []
     for name in names:
         candidate = generator(name)
-        missing = candidate.available()
-        reasons = (missing,) if missing is not None else candidate.supports(model, target).reasons
-        if reasons:
+        if reasons := _reasons_against(candidate, request, model, target, parts):
             refused.append(f"{name}: {'; '.join(reasons)}")
+            logger.info("backend %s is left out: %s", name, "; ".join(reasons))
         else:
             found.append(candidate)
     if not found:
         raise UsageError(f"no backend can build this model for {target.name}. {' | '.join(refused)}")
     return tuple(found)
+
+
+def _reasons_against(
+    candidate: Generator, request: Request, model: ir.Model, target: Target, parts: Parts | None
+) -> tuple[str, ...]:
+    if (missing := candidate.available()) is not None:
+        return (missing,)
+    if reasons := candidate.supports(model, target).reasons:
+        return reasons
+    if candidate.name == REFERENCE or not candidate.device_present(target):
+        return ()
+    if parts is None:
+        feeds = usable_feeds(model, seed=request.seed, cases=CASES)
+    else:
+        feeds = [parts.search.feeds(index) for index in spread_indices(len(parts.search), CASES)]
+    wrong = disagreement(candidate, model, target, feeds, threads=request.threads)
+    return () if wrong is None else (wrong,)
 
 
 def _parts(model: ir.Model, request: Request, data: Source | None, eval_data: Source | None) -> Parts | None:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 import pytest
 
+from adapass.coupling.flow import Flow
 from adapass.coupling.groups import find_coupling
 from adapass.coupling.remove import remove
+from adapass.coupling.rules.table import Rule, rule_of
 from adapass.coupling.zeroed import zeroed
 from adapass.errors import UsageError
 from adapass.graph.text import to_text
@@ -16,7 +18,9 @@ from adapass.graph.text import to_text
 Build = Callable[..., ir.Model]
 Shape = tuple[int, ...]
 ROWS, LOGITS = "float[batch, 6] x", "float[batch, 5] y"
+TOKENS, WORDS = "float[batch, seq, 6] x", "float[batch, seq, 5] y"
 TWO = {"w": (6, 8), "wy": (8, 5)}
+WITH_A_DYNAMIC_ONE = "its size is computed at run time together with a dynamic one"
 
 CASES: Mapping[str, tuple[str, str, Mapping[str, Shape], str, str, str, str]] = {
     "input": (
@@ -143,6 +147,64 @@ CASES: Mapping[str, tuple[str, str, Mapping[str, Shape], str, str, str, str]] = 
         "w:0",
         "a MaxPool numbers its entries",
     ),
+    "counted-with-the-length": (
+        TOKENS,
+        WORDS,
+        TWO,
+        "h = MatMul(x, w) f = Reshape(h, flat) n = Shape<start = 1>(f) c = Cast<to = 1>(n) g = Mul(h, c)"
+        " y = MatMul(g, wy)",
+        "int64[2] flat = {0,-1}",
+        "w:1",
+        WITH_A_DYNAMIC_ONE,
+    ),
+    "made-as-long": (
+        TOKENS,
+        WORDS,
+        TWO,
+        "h = MatMul(x, w) f = Reshape(h, flat) b = Shape<end = 1>(x) s = Shape<start = 1, end = 2>(x)"
+        "l = Mul(s, eight) to = Concat<axis = 0>(b, l) z = ConstantOfShape<value = float[1] {0.5}>(to)"
+        "g = Add(f, z) r = Reshape(g, back) y = MatMul(r, wy)",
+        "int64[2] flat = {0,-1}, int64[1] eight = {8}, int64[3] back = {0,-1,8}",
+        "w:1",
+        WITH_A_DYNAMIC_ONE,
+    ),
+    "training": (
+        "float[batch, 6] x",
+        LOGITS,
+        {**TWO, "scale": (8,), "bias": (8,), "mean": (8,), "var": (8,)},
+        "h = MatMul(x, w) n, m, v = BatchNormalization<training_mode = 1>(h, scale, bias, mean, var)"
+        "g = Add(n, m) y = MatMul(g, wy)",
+        "",
+        "w:1",
+        "a BatchNormalization in training mode",
+    ),
+    "mirrored": (
+        ROWS,
+        LOGITS,
+        {"w": (6, 8), "wy": (10, 5)},
+        'h = MatMul(x, w) p = Pad<mode = "reflect">(h, around) y = MatMul(p, wy)',
+        "int64[4] around = {0,1,0,1}",
+        "w:1",
+        "Pad repeats, mirrors or crops it",
+    ),
+    "every-third": (
+        ROWS,
+        LOGITS,
+        {"w": (6, 8), "wy": (3, 5)},
+        "h = MatMul(x, w) s = Slice(h, zero, eight, one, three) y = MatMul(s, wy)",
+        "int64[1] zero = {0}, int64[1] one = {1}, int64[1] three = {3}, int64[1] eight = {8}",
+        "w:1",
+        "entries are picked from it by number",
+    ),
+    "ellipsis": (
+        ROWS,
+        LOGITS,
+        TWO,
+        'h = MatMul(x, w) y = Einsum<equation = "...i,ij->...j">(h, wy)',
+        "",
+        "w:1",
+        "Einsum with an ellipsis or without an output",
+    ),
     "uneven-split": (
         ROWS,
         LOGITS,
@@ -206,3 +268,24 @@ def test_finding_leaves_the_model_and_is_repeatable(build: Build) -> None:
 
     assert first == second
     assert to_text(model) == before
+
+
+def test_a_rule_that_is_wrong_about_a_shape_cuts_nothing(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(flow: Flow, node: ir.Node) -> None:
+        flow.give(node, flow.of(node, 0)[::-1])
+
+    def rules(node: ir.Node) -> Rule | None:
+        return wrong if node.op_type == "Relu" else rule_of(node)
+
+    model = build(ROWS, LOGITS, TWO, "h = MatMul(x, w) a = Relu(h) y = MatMul(a, wy)")
+    assert [group.key for group in find_coupling(model).groups] == ["w:1"]
+    monkeypatch.setattr("adapass.coupling.walk.rule_of", rules)
+
+    coupling = find_coupling(model)
+
+    assert coupling.groups == ()
+    assert "the shape of 'a' is not what Relu is expected to return" in {
+        refusal.reason for refusal in coupling.refusals
+    }

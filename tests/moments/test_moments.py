@@ -15,6 +15,7 @@ from adapass.graph.text import parse
 from adapass.moments import Source, cross_moments, gather, moments, window_of
 from adapass.moments import second as second_module
 from adapass.moments.batches import Batches
+from adapass.moments.second import BLOCK, MomentSums
 from adapass.moments.sources import Layout, Selection, Window, take_rows
 
 CONVS = """
@@ -267,3 +268,44 @@ def test_bad_requests_say_what_is_wrong() -> None:
         moments(model, {"r": 7}, data)
     with pytest.raises(UsageError, match="must pair up"):
         cross_moments(model, model, [(Source("x", 1), Source("y", 1))], data, rows_each=None)
+
+
+def test_sentences_of_similar_length_may_be_padded_together() -> None:
+    model, data = parse(_token_text()), Sentences((3, 7, 3, 5, 9, 4, 7))
+    apart = Batches.of(model, data, size=3)
+    together = Batches.of(model, data, size=3, padded=True)
+
+    found = [gather(model, [Source("h", 2)], batches)[Source("h", 2)] for batches in (apart, together)]
+
+    assert len(apart.groups) == 5
+    assert together.groups == ((0, 2, 5), (3, 1, 6), (4,))
+    assert found[0].rows == found[1].rows == sum(data.lengths)
+    np.testing.assert_allclose(found[0].gram, found[1].gram, rtol=1e-5)
+
+
+def test_without_a_mask_nothing_is_padded() -> None:
+    model, data = parse(_convs("strides = [1, 1]")), _images(5)
+
+    assert Batches.of(model, data, size=2, padded=True).groups == Batches.of(model, data, size=2).groups
+
+
+def test_only_the_samples_asked_for() -> None:
+    model, data = parse(_token_text()), Sentences((3, 7, 3, 5, 9, 4, 7))
+
+    seen = gather(model, [Source("h", 2)], Batches.of(model, data, indices=[1, 4]))
+
+    assert seen[Source("h", 2)].rows == 7 + 9
+
+
+def test_rows_wait_until_a_block_is_full_and_none_is_lost() -> None:
+    rows = np.random.default_rng(0).normal(size=(2 * BLOCK + 300, 4)).astype(np.float32)
+    sums = MomentSums()
+    for start in range(0, len(rows), 100):
+        sums.add(rows[start : start + 100])
+
+    found = sums.done("x")
+
+    wide = rows.astype(np.float64)
+    assert found.rows == len(rows)
+    np.testing.assert_allclose(found.gram, wide.T @ wide, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(found.total, wide.sum(axis=0), rtol=1e-6)

@@ -1,0 +1,45 @@
+"""Samples for damage: measured on others than fitted on, where there are enough."""
+
+from __future__ import annotations
+
+from adapass.facts import FactCache
+from adapass.passes.prune.curves import has_tokens, parted
+from adapass.passes.prune.prune_structures import PruneStructures
+from tests.passes.prune.nets import CONVS, TOKENS, Images, network
+
+
+def test_fitted_and_measured_samples_are_apart() -> None:
+    fit, held = parted(100, 60, 20)
+
+    assert len(fit) == 60
+    assert len(held) == 20
+    assert not set(fit) & set(held)
+    assert max(held) == 99
+
+
+def test_few_samples_serve_for_both() -> None:
+    assert parted(30, 512, 20) == (list(range(30)), list(range(30)))
+
+
+def test_sentence_outputs_have_no_rows_for_tokens() -> None:
+    model = network(TOKENS)
+    assert not has_tokens(model, FactCache(model))
+    model.graph.outputs[0] = next(node.outputs[0] for node in model.graph if node.outputs[0].name == "t")
+    assert has_tokens(model, FactCache(model))
+
+
+def test_damage_is_told_from_samples_the_fit_has_not_seen() -> None:
+    """Fitted on as many samples as there are unknowns, a layer looks perfect on these and on no others."""
+    model, data = network(CONVS), Images(96)
+    choices = tuple(
+        choice
+        for choice in PruneStructures(multiple=2).propose(model, FactCache(model)).choices
+        if choice.setting == "keep-4"
+    )
+    seen = PruneStructures(multiple=2, samples=4, rows=8, measured=96)
+    unseen = PruneStructures(multiple=2, samples=4, rows=8, measured=24)
+
+    flattering = seen.damages(model, FactCache(model), choices, Images(4))
+    honest = unseen.damages(model, FactCache(model), choices, data)
+
+    assert all(flattering[c.key].distortion < honest[c.key].distortion for c in choices)
