@@ -34,6 +34,7 @@ from adapass.twin.write_back import update_weights
 
 logger = logging.getLogger(__name__)
 _PHASES: Final = 2
+_ROUNDING: Final = 1e-6
 _FAR: Final = 1.0
 """From this held-out loss on (nothing was fitted), blocks are trained alone before the whole is."""
 BLOCK_SHARE: Final = 0.25
@@ -63,7 +64,7 @@ class Healed:
 
     @property
     def helped(self) -> bool:
-        return self.after < self.before
+        return _is_better(self.after, self.before)
 
     def to_json(self) -> dict[str, object]:
         """What a report or manifest says about it."""
@@ -160,7 +161,7 @@ def _run(course: Course, pruned: ir.Model, saved: Checkpoint | None) -> Healed:
         watch.phase("healing block by block", 1, _PHASES)
         blocks.update(train_blocks(replace(course, settings=settings), model))
         best = held_out_loss(course, model)
-        model, best = (model, best) if best < before else (pruned.clone(), before)
+        model, best = (model, best) if _is_better(best, before) else (pruned.clone(), before)
         watch.best(f"held-out loss {best:.4g}, {before:.4g} before")
     whole = None
     if settings.steps and not watch.time_is_up:
@@ -169,11 +170,16 @@ def _run(course: Course, pruned: ir.Model, saved: Checkpoint | None) -> Healed:
         whole = train_whole(course, model, save=keeper, resume=state)
         best = held_out_loss(course, model)
         watch.best(f"held-out loss {best:.4g}, {before:.4g} before")
-    if not best < before:
+    if not _is_better(best, before):
         model, best = pruned.clone(), before
     stopped = watch.time_is_up and (0 if whole is None else whole.steps) < settings.steps
     shares = course.variations.recognised
     return Healed(model, before, best, blocks, whole, watch.seconds, settings, shares, stopped)
+
+
+def _is_better(after: float, before: float) -> bool:
+    """By more than rounding does."""
+    return before - after > _ROUNDING
 
 
 def block_rounds(course: Course, loss: float, *, steps: int) -> int:

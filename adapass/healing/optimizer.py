@@ -82,7 +82,7 @@ def is_orthogonalised(tensor: Tensor) -> bool:
     if tensor.ndim < 2:
         return False
     rows, columns = tensor.shape[0], prod(tensor.shape[1:])
-    return 1 < min(rows, columns) <= WIDEST
+    return bool(1 < min(rows, columns) <= WIDEST)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

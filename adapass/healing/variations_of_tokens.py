@@ -92,13 +92,14 @@ class Tokens:
         if kind == DELETE:
             return _taken(row, np.setdiff1d(np.arange(size), chosen))
         if kind == PART:
-            begin, end = sorted(int(place) for place in random.integers(1, size, 2))
-            return _taken(row, np.array([0, *range(begin, max(end, begin + 1)), size - 1], np.int64))
+            begin, end = sorted(int(place) for place in random.integers(1, size - 1, 2))
+            return _taken(row, np.array([0, *range(begin, end + 1), size - 1], np.int64))
         return _joined(row, other, float(random.random()))
 
     def _replaced(self, row: Row, other: Row, chosen: Integers, random: np.random.Generator) -> Row:
         """By tokens of the other sample: they occur as often as they do."""
-        places = random.integers(0, _length(other), len(chosen))
+        size = _length(other)
+        places = random.integers(1, size - 1, len(chosen)) if size >= _SHORTEST else chosen % size
         changed = {name: row[name].copy() for name in self.words}
         for name in self.words:
             changed[name][chosen] = other[name][places]
@@ -136,10 +137,9 @@ def _swapped(x: Array, chosen: Integers) -> Array:
 def _joined(row: Row, other: Row, at: float) -> Row:
     """The beginning of one and the end of the other, no longer than the longer one."""
     most = max(_length(row), _length(other))
-    head = max(int(at * _length(row)), 1)
-    tail = max(_length(other) - int(at * _length(other)), 1)
-    tail = min(tail, most - head) or 1
-    head = min(head, most - tail)
+    head = min(max(int(at * _length(row)), 1), max(_length(row) - 1, 1))
+    tail = max(_length(other) - max(int(at * _length(other)), 1), 1)
+    tail = max(min(tail, most - head), 1)
     return {name: np.concatenate([row[name][:head], other[name][-tail:]]) for name in row}
 
 
