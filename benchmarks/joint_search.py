@@ -207,11 +207,11 @@ def _loss(build: Build, judge: Judge) -> float:
     return float(np.mean(judge.losses(rows)))
 
 
-def run_model(name: str, scratch: Path) -> list[Result]:
+def run_model(name: str, budgets: Sequence[float], scratch: Path) -> list[Result]:
     """All strategies at all budgets."""
     model = shared_folder() / "models" / f"{name}.onnx"
     fit, held_out = (shared_folder() / "data" / f"{DATA[name]}_{part}.npz" for part in ("fit", "eval"))
-    request = Request(threads=THREADS, max_drop=max(BUDGETS), output=scratch / f"{name}.adapass")
+    request = Request(threads=THREADS, max_drop=max(budgets), output=scratch / f"{name}.adapass")
     results: list[Result] = []
     with open_context(model, request, fit, held_out, scratch, Silent()) as context:
         parts = context.material.parts
@@ -219,7 +219,7 @@ def run_model(name: str, scratch: Path) -> list[Result]:
         search_judge = context.judge("search", parts.search)
         trials = trials_of(context, parts, search_judge)
         winners: dict[str, Candidate] = {}
-        for budget in BUDGETS:
+        for budget in budgets:
             for strategy, found in strategies(context, trials, SEARCH_SHARE * budget).items():
                 if found is not None:
                     winners[f"{strategy} @ {budget}"] = found
@@ -257,11 +257,14 @@ def table(name: str, results: Sequence[Result]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The joint allocation against its alternatives.")
     parser.add_argument("models", nargs="*", default=list(DATA))
-    wanted = parser.parse_args().models
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", default=list(BUDGETS), help="Shares, 0.01 a point."
+    )
+    arguments = parser.parse_args()
     found: dict[str, list[Result]] = {}
-    for name in wanted:
+    for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = run_model(name, Path(folder))
+            found[name] = run_model(name, arguments.budgets, Path(folder))
     document = {
         "machine": fingerprint(THREADS).to_json(),
         "search_share": SEARCH_SHARE,
