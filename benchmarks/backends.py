@@ -14,10 +14,12 @@ Writes benchmarks/results/backends.{json,txt}. Needs an idle machine.
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -38,7 +40,7 @@ from adapass.pipeline import Pipeline
 from adapass.registry import generator
 from adapass.target import Target, load_target
 from adapass.text_form import parse_pass
-from benchmarks.harness import heading, shared_folder, write_results
+from benchmarks.harness import RESULTS, heading, shared_folder, write_results
 
 NAME = "backends"
 DATA = {"resnet56-cifar10": "cifar10", "minilm-sst2": "sst2"}
@@ -136,18 +138,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     seconds = len(BATCHES) * given.max_seconds
     settings = Settings(threads=(given.threads,), batches=BATCHES, samples=256, max_seconds=seconds)
-    texts: list[str] = []
-    found: dict[str, object] = {}
+    file = RESULTS / f"{NAME}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    found = {name: found[name] for name in DATA if name in found}
     for name in given.models:
         result, kernels = run_model(name, settings, given.folder, build_only=given.build_only)
         if result is None:
             continue
         lines = [f"  {label}: {dict(counts)}" for label, counts in kernels.items()]
-        title = heading(name, result.machine, settings)
-        texts += [title, "", table(result), "", "products by the format OpenVINO runs them in", *lines, ""]
-        found[name] = {**result.to_json(), "products": {label: dict(each) for label, each in kernels.items()}}
-    if found:
-        write_results(NAME, found, "\n".join(texts))
+        about = "products by the format OpenVINO runs them in"
+        text = "\n".join([heading(name, result.machine, settings), "", table(result), "", about, *lines])
+        products = {label: dict(each) for label, each in kernels.items()}
+        found[name] = {**result.to_json(), "products": products, "text": text}
+    if not given.build_only:
+        write_results(NAME, found, "\n\n".join(str(each["text"]) for each in found.values()))
 
 
 if __name__ == "__main__":

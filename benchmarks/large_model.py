@@ -189,7 +189,9 @@ def text(result: Mapping[str, Any], peak_bytes: int, *, holds: bool) -> str:
             *rows,
             f"peak {peak_bytes / 1e9:.2f} GB (limit {LIMIT_BYTES / 1e9:.1f}), "
             f"{sum(seconds.values()):.0f} s (limit {LIMIT_SECONDS:.0f}), "
-            f"{sum(worked.values()):.0f} s of processor time: {'holds' if holds else 'too much'}",
+            f"{sum(worked.values()):.0f} s of processor time "
+            f"(it had {sum(worked.values()) / sum(seconds.values()):.0%} of one): "
+            f"{'holds' if holds else 'too much'}",
             f"relative error of the outputs on other tokens {result['error']:.3f}, "
             f"without the fit {result['error_unfitted']:.3f}",
         ]

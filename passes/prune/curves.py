@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adapass.analyses.axes import Axes
-from adapass.budgeted import Array, Damage
+from adapass.budgeted import Array, Damage, Feeds, Samples
 from adapass.coupling.groups import Group
 from adapass.facts import FactCache
 from adapass.graph.text import clone
@@ -33,6 +33,28 @@ class Change:
     first: str
     """The first node that sees it, by its first output."""
     contents: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Some of the samples, as ``Samples``."""
+
+    samples: Samples
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def feeds(self, index: int) -> Feeds:
+        return self.samples.feeds(self.indices[index])
+
+    def batch(self, indices: Sequence[int]) -> Feeds:
+        return self.samples.batch([self.indices[index] for index in indices])
+
+    @property
+    def labels(self) -> Array | None:
+        labels = self.samples.labels
+        return None if labels is None else labels[list(self.indices)]
 
 
 def is_read_by_products_alone(model: ir.Model, group: Group) -> bool:

@@ -28,10 +28,17 @@ from adapass.facts import FactCache
 from adapass.graph.digest import digest
 from adapass.graph.text import clone
 from adapass.moments.batches import Batches
-from adapass.passes.prune.curves import change, has_tokens, is_read_by_products_alone, measured, parted
+from adapass.passes.prune.curves import (
+    Some,
+    change,
+    has_tokens,
+    is_read_by_products_alone,
+    measured,
+    parted,
+)
 from adapass.passes.prune.generated import Generated
 from adapass.passes.prune.importance import Importance, removals
-from adapass.passes.prune.linear_ops import store, stored
+from adapass.passes.prune.linear_ops import linear_ops, store, stored
 from adapass.passes.prune.pending import Note, digest_of, note_removal, pending, read_note, settle
 from adapass.passes.prune.refit import Refit, refit
 from adapass.passes.prune.widths import Kind, setting_of, width_of, widths
@@ -93,11 +100,13 @@ class PruneStructures(BudgetedPass):
 
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         found = self._find(model, facts)
+        products = {op.weight: op.node for op in linear_ops(model)}
         choices = [
             Choice(
                 family=self.name,
                 site=group.key,
                 setting=setting_of(width),
+                excludes=_excluded(group, products),
                 detail=MappingProxyType(
                     {
                         "kind": str(group.kind),
@@ -182,7 +191,8 @@ class PruneStructures(BudgetedPass):
         found = dict(self._at_once(model, facts, quick, samples)) if quick else {}
         slow = [choice for choice, *_ in chosen if choice.key not in found]
         if slow:
-            found |= one_by_one(model, self, slow, fit=samples, samples=samples)
+            shown, held = (Some(samples, tuple(part)) for part in self._parted(samples))
+            found |= one_by_one(model, self, slow, fit=shown, samples=held)
         return {choice.key: found[choice.key] for choice in choices}
 
     def _at_once(
@@ -196,7 +206,7 @@ class PruneStructures(BudgetedPass):
         for _, group, width in quick:
             stops.setdefault(group.key, set()).add(width)
         groups = {group.key: group for _, group, _ in quick}
-        shown, held = parted(len(samples), self.samples, self.measured)
+        shown, held = self._parted(samples)
         with one_thread():
             orders = removals(
                 model, groups, stops, self._batches(model, samples, facts, shown), self.importance
@@ -248,6 +258,9 @@ class PruneStructures(BudgetedPass):
                 refusals.append(Refusal(group.key, "the group is too small for any of the ratios"))
         return _Found(tuple(offers), tuple(refusals))
 
+    def _parted(self, samples: Samples) -> tuple[list[int], list[int]]:
+        return parted(len(samples), self.samples, self.measured)
+
     def _batches(
         self, model: ir.Model, samples: Samples, facts: FactCache, indices: Sequence[int] | None = None
     ) -> Batches:
@@ -268,6 +281,13 @@ class _Found:
 
     offers: tuple[tuple[Group, tuple[int, ...]], ...]
     refusals: tuple[Refusal, ...]
+
+
+def _excluded(group: Group, products: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    """Low rank is offered for the size a product has: what is narrower may have other ranks."""
+    return frozenset(
+        ("factorize", products[place.value]) for place in group.stored if place.value in products
+    )
 
 
 def _first_value(group: Group) -> str:

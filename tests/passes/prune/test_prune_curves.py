@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from adapass.facts import FactCache
-from adapass.passes.prune.curves import has_tokens, parted
+from adapass.passes.prune.curves import Some, has_tokens, parted
 from adapass.passes.prune.prune_structures import PruneStructures
 from tests.passes.prune.nets import CONVS, TOKENS, Images, network
 
@@ -43,3 +45,15 @@ def test_damage_is_told_from_samples_the_fit_has_not_seen() -> None:
     honest = unseen.damages(model, FactCache(model), choices, data)
 
     assert all(flattering[c.key].distortion < honest[c.key].distortion for c in choices)
+
+
+def test_some_samples_are_samples() -> None:
+    labelled = Images(10, labels=np.arange(10))
+    some = Some(labelled, (7, 2, 5))
+
+    assert len(some) == 3
+    np.testing.assert_array_equal(some.feeds(1)["x"], labelled.feeds(2)["x"])
+    np.testing.assert_array_equal(some.batch([2, 0])["x"], labelled.batch([5, 7])["x"])
+    assert some.labels is not None
+    assert some.labels.tolist() == [7, 2, 5]
+    assert Some(Images(10), (1,)).labels is None

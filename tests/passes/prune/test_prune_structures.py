@@ -76,6 +76,13 @@ def test_offers_the_inner_dimensions_in_falling_widths() -> None:
     assert all(choice.batch_invariant for choice in found)
 
 
+def test_products_that_become_smaller_are_not_factorized_as_well() -> None:
+    found = {choice.site: choice.excludes for choice in _choices(network(CONVS))}
+
+    assert found["w1:0"] == {("factorize", "h1"), ("factorize", "c1")}
+    assert found["w3:0"] == {("factorize", "h2"), ("factorize", "c2")}
+
+
 def test_offers_heads_and_neurons_of_a_transformer() -> None:
     kinds = {choice.detail["kind"] for choice in _choices(network(TOKENS))}
 
