@@ -6,12 +6,12 @@ from adapass.budgeted import BudgetedPass
 from adapass.defaults import CLEAN, EXTENSIVE_FAMILIES, FAMILIES, QUICK_FAMILIES
 from adapass.driver.request import Mode, Request
 from adapass.errors import RecipeError
-from adapass.passes.heal.heal import Heal
 from adapass.pipeline import Pipeline
 from adapass.registry import pass_names
 from adapass.rewrite import Exactness, Pass
 from adapass.text_form import parse_pass, parse_passes
 
+HEAL = "heal"
 FAMILIES_OF = {Mode.QUICK: QUICK_FAMILIES, Mode.DEFAULT: FAMILIES, Mode.EXTENSIVE: EXTENSIVE_FAMILIES}
 
 
@@ -35,7 +35,7 @@ def split_passes(request: Request) -> tuple[Pipeline, tuple[BudgetedPass, ...]]:
     kept = [step for step in listed if step.name not in request.skip_passes]
     budgeted = tuple(step for step in kept if isinstance(step, BudgetedPass))
     exact = [step for step in kept if not isinstance(step, BudgetedPass)]
-    if any(isinstance(step, Heal) for step in budgeted):
+    if any(step.name == HEAL for step in budgeted):
         raise RecipeError("heal is no family to choose from; ask for it with --heal TIME")
     lossy = [step.name for step in exact if step.exactness is Exactness.LOSSY]
     if lossy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import onnx_ir as ir
 
@@ -12,18 +13,18 @@ from adapass.budgeted import BudgetedPass
 from adapass.cache import Json
 from adapass.data import Dataset
 from adapass.defaults import STRUCTURAL
+from adapass.driver.clean import HEAL
 from adapass.driver.context import Context
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.digest import digest
 from adapass.graph.packed import pack_model, unpack_model
 from adapass.graph.text import clone
-from adapass.passes.heal.heal import Heal, take_weights
 from adapass.search.candidates import Search
 from adapass.search.plan import Plan
 from adapass.search.staged import Base, staged
 from adapass.search.trials import Candidate, Trials
-from adapass.text_form import parse_pass
+from adapass.text_form import build_pass, parse_pass
 
 KIND = "healing-steps"
 
@@ -102,7 +103,9 @@ class HealsHere:
                 self.context.clean, model, self.samples, settings, seconds=seconds, seed=request.seed
             )
             cache.put(KIND, key, known)
-        return Heal(steps=int(known), threads=request.threads, seed=request.seed)
+        step = build_pass(HEAL, {"steps": int(known), "threads": request.threads, "seed": request.seed})
+        assert isinstance(step, BudgetedPass)  # the registry's own
+        return step
 
     def heal(self, model: ir.Model, step: BudgetedPass, note: str) -> ir.Model:
         """Train, or read what an interrupted run had trained."""
@@ -118,10 +121,11 @@ class HealsHere:
 
     def _train(self, model: ir.Model, step: BudgetedPass, note: str, place: Path | None) -> ir.Model:
         from adapass.healing.heal import heal
+        from adapass.healing.weights import take_weights
 
-        assert isinstance(step, Heal)  # made by ``step``
-        context = self.context
-        context.progress.step(0, step.steps, note)
+        context, options = self.context, step.options()
+        steps = int(cast("int", options["steps"]))
+        context.progress.step(0, steps, note)
         healed = clone(model)
         facts = FactCache(healed)
         step.apply(healed, facts, step.propose(healed, facts).choices)
@@ -132,9 +136,9 @@ class HealsHere:
             context.clean,
             healed,
             self.samples,
-            steps=step.steps,
-            seed=step.seed,
-            threads=step.threads,
+            steps=steps,
+            seed=context.request.seed,
+            threads=context.request.threads,
             progress=context.progress,
             checkpoint=checkpoint,
         )

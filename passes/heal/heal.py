@@ -1,5 +1,7 @@
 """Train what is left of a model to do what the original does, as one step of a plan.
 
+    w [C, D], as a cut and its closed-form fit have left it   ->   w' [C, D], distilled from the original
+
 A plan that cuts first and heals then can be repeated like any other: the number of steps and threads are
 options, and the same samples, seed and options give the same weights.
 """
@@ -16,8 +18,6 @@ import onnx_ir as ir
 from adapass.budgeted import BudgetedPass, Choice, Damage, Proposal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
-from adapass.graph.edit import constant_array
-from adapass.passes.prune.linear_ops import store
 from adapass.rewrite import PassResult
 
 SITE = "weights"
@@ -43,6 +43,7 @@ class Heal(BudgetedPass):
     threads: int = 1
     """Of torch; another number rounds differently."""
     seed: int = 0
+    """Of the order of the samples and of how they are varied."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "threads"):
@@ -93,6 +94,7 @@ class Heal(BudgetedPass):
 
         """
         from adapass.healing.heal import heal
+        from adapass.healing.weights import take_weights
 
         if data is None:
             raise DataError("heal: weights are trained on samples and no data was given; give data")
@@ -105,12 +107,3 @@ class Heal(BudgetedPass):
         """None: alone, on the original, there is nothing to heal."""
         del model, facts, samples
         return {choice.key: Damage(0.0) for choice in choices}
-
-
-def take_weights(model: ir.Model, healed: ir.Model) -> None:
-    """Give ``model`` the weights of its healed copy."""
-    for name, value in healed.graph.initializers.items():
-        array, old = constant_array(value), constant_array(model.graph.initializers[name])
-        if array is None or old is None or array is old or (array == old).all():
-            continue
-        store(model, name, array)

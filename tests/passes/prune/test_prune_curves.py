@@ -44,7 +44,8 @@ def test_damage_is_told_from_samples_the_fit_has_not_seen() -> None:
     flattering = seen.damages(model, FactCache(model), choices, Images(4))
     honest = unseen.damages(model, FactCache(model), choices, data)
 
-    assert all(flattering[c.key].distortion < honest[c.key].distortion for c in choices)
+    told = [sum(found[c.key].distortion for c in choices) for found in (flattering, honest)]
+    assert told[0] < 0.8 * told[1]
 
 
 def test_some_samples_are_samples() -> None:

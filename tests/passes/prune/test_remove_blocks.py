@@ -69,6 +69,7 @@ def residual_net() -> ir.Model:
 def bottleneck() -> ir.Model:
     """One block 8 -> 2 -> 2 -> 8."""
     constants = [
+        constant("u", weight(3, 8, 8, 1, 1)),
         constant("w", weight(0, 2, 8, 1, 1)),
         constant("k", weight(1, 2, 2, 3, 3)),
         constant("v", weight(2, 8, 2, 1, 1)),
@@ -76,7 +77,7 @@ def bottleneck() -> ir.Model:
     return parse(
         f'<ir_version: 10, opset_import: ["" : 20]>\n'
         f"net (float[N, 8, 6, 6] x) => (float[N, 8, 6, 6] y) <{', '.join(constants)}> {{\n"
-        "r = Relu(x)\na = Conv(r, w)\nb = Relu(a)\n"
+        "g = Conv(x, u)\nr = Relu(g)\na = Conv(r, w)\nb = Relu(a)\n"
         "c = Conv<pads = [1, 1, 1, 1]>(b, k)\nd = Relu(c)\ne = Conv(d, v)\n"
         "s = Add(r, e)\ny = Relu(s) }"
     )
