@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 
@@ -67,14 +68,15 @@ def reopened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """
     if not isinstance(tensor, ir.ExternalTensor) or not tensor.valid():
         return tensor
+    untyped: Any = tensor
     return ir.ExternalTensor(
-        tensor.location,
+        untyped.location,
         tensor.offset,
         tensor.length,
         tensor.dtype,
         shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name,
-        base_dir=tensor.base_dir,
+        base_dir=untyped.base_dir,
     )
 
 
