@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import process_time
-from typing import Final
+from typing import Any, Final, cast
 
 import onnx_ir as ir
 
@@ -88,7 +88,7 @@ def _layers(places: Sequence[int]) -> Callable[[ir.Model, Sequence[Choice], Data
 
 def _parts(choice: Choice) -> Sequence[object]:
     parts = choice.detail["parts"]
-    return parts if isinstance(parts, list) else []
+    return cast("list[object]", parts) if isinstance(parts, list) else []
 
 
 CASES: Final[Mapping[str, Case]] = {
@@ -184,23 +184,26 @@ def table(known: Mapping[str, object]) -> str:
         f"{'held-out':>10}{'accuracy':>10}{'lost':>7}"
     ]
     for name in CASES:
-        about = known.get(name)
-        if not isinstance(about, dict):
+        if not isinstance(known.get(name), dict):
             continue
+        about = cast("dict[str, Any]", known[name])
         original, fitted = float(about["original"]), float(about["fitted"])
         lines.append(f"{name:<17}{about['work']:>6.3f}   {about['what']}; original {original:.2f} %")
-        runs = [(key.split("/"), known[key]) for key in known if key.startswith(f"{name}/")]
+        runs = [
+            (key.split("/"), cast("dict[str, Any]", found))
+            for key, found in known.items()
+            if key.startswith(f"{name}/") and isinstance(found, dict)
+        ]
         runs.sort(key=lambda item: (int(item[0][1]), int(item[0][2])))
-        first = next((found for _, found in runs if isinstance(found, dict)), None)
+        first = next((found for _, found in runs), None)
         before = f"{first['held_out_before']:>10.4f}" if first else f"{'':>10}"
         lines.append(f"{'':<23}{0:>7}{'':>13}{before}{fitted:>10.2f}{original - fitted:>7.2f}")
-        for (_, steps, seed), found in runs:
-            if isinstance(found, dict):
-                lines.append(
-                    f"{'':<23}{steps:>7}{seed:>5}{found['processor_seconds']:>8.0f}"
-                    f"{found['held_out_after']:>10.4f}{found['accuracy']:>10.2f}"
-                    f"{original - float(found['accuracy']):>7.2f}"
-                )
+        lines += [
+            f"{'':<23}{steps:>7}{seed:>5}{found['processor_seconds']:>8.0f}"
+            f"{found['held_out_after']:>10.4f}{found['accuracy']:>10.2f}"
+            f"{original - float(found['accuracy']):>7.2f}"
+            for (_, steps, seed), found in runs
+        ]
     return "\n".join(lines)
 
 

@@ -140,7 +140,7 @@ class Curves:
         points = self.damages[name]
         values = np.maximum.accumulate([max(points[s].additive(classes=classes), 1e-12) for s in CURVE])
         if share <= CURVE[0]:
-            return float(values[0]) * (share / CURVE[0]) ** FIRST_POWER
+            return float(values[0] * (share / CURVE[0]) ** FIRST_POWER)
         return float(np.exp(np.interp(share, CURVE, np.log(values))))
 
 
@@ -183,6 +183,7 @@ def corrected(
     sizes = {name: int(array.size) for name, array in layers.weights.items()}
     candidates = dict(_candidates(layers, curves, sizes, share))
     found: dict[str, float] = {}
+    first = next(iter(candidates))
     for _ in range(1 + ROUNDS):
         for name, shares in candidates.items():
             if name not in found:

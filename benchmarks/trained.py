@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from adapass.budgeted import Damage
 from adapass.data import Dataset, load_data
-from adapass.driver.optimize import split_passes
+from adapass.driver.clean import split_passes
 from adapass.driver.request import Request
 from adapass.execution import Session
 from adapass.graph.load import load_model
@@ -62,7 +62,7 @@ def accuracy(output: Doubles, samples: Dataset) -> float:
     """Share of right answers, of outputs [N, classes]."""
     labels = samples.labels
     assert labels is not None  # the trained models come with labels
-    return float(np.mean(output.argmax(axis=-1) == labels.reshape(-1)))
+    return float(np.mean(np.equal(output.argmax(axis=-1), labels.reshape(-1))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def enrolled(
     feeds = samples.batch([int(row) for row in parts.held_out[:size]])
     mixed = can_mix(pruned, feeds, outputs) if settings.mixed is None else settings.mixed
     chosen = replace(settings, batch_size=size, mixed=mixed)
-    frozen = frozenset() if settings.tables else embedding_tables(pruned)
+    frozen = frozenset[str]() if settings.tables else embedding_tables(pruned)
     variations = _variations(original, samples, chosen, seed) if settings.vary else NOTHING
     return Course(original, samples, parts, sizes, chosen, seed, watch, variations, frozen)
 

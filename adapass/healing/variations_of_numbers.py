@@ -100,13 +100,13 @@ def _shifted(x: Array, axis: int, moved: Array) -> Array:
     most = max(size // SHIFTED, 1)
     by = np.floor(moved.astype(np.float64) * (2 * most + 1)).astype(np.int64) - most
     result = np.empty_like(x)
-    for i, step in enumerate(by):
-        places = np.clip(np.arange(size) + step, 0, size - 1)
+    for i in range(len(by)):
+        places: Integers = np.clip(np.arange(size, dtype=np.int64) + int(by[i]), 0, size - 1)
         result[i] = np.take(x[i], places, axis=axis - 1)
     return result
 
 
 def _mixed(x: Array, partner: Integers, where: Array, parts: Array) -> Array:
     share = np.where(where, parts, 0.0).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    mixed: Array = np.multiply(x, 1 - share) + np.multiply(x[partner], share)
+    mixed: Array = np.multiply(x, np.subtract(1, share)) + np.multiply(x[partner], share)
     return np.ascontiguousarray(mixed.astype(x.dtype))

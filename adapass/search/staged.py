@@ -10,7 +10,7 @@ the search over the other families begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -28,10 +28,11 @@ from adapass.search.statics import StaticOption
 from adapass.search.tasks import CHECKED_FEEDS
 from adapass.search.trials import Candidate, Trials
 
-SAVINGS: Final = (0.25, 0.4, 0.52, 0.62)
+SAVINGS: Final = (0.2, 0.35, 0.47, 0.57)
 """Share of the clean model's latency that is cut by the end of each stage."""
-TIMES: Final = (0.16, 0.22, 0.28, 0.34)
-"""Share of the healing time that each stage takes."""
+TIMES: Final = (0.25, 0.25, 0.25, 0.25)
+"""Share of the healing time that each stage takes. One that is not well then is healed on for as long as was
+left, and is the last."""
 SPENT: Final = 0.9
 """Share of the budget that certification may be expected to see used up by a healed model alone."""
 
@@ -73,21 +74,36 @@ def staged(
         cut = _cut(trials, model, more)
         if cut is None:
             break
-        step = healer.step(cut, time * seconds)
-        note = f"cut {100 * share:.0f} %, heal"
-        part = Part(step, step.propose(cut, FactCache(cut)).choices)
-        model = healer.heal(cut, step, f"{note} ({number + 1} of {len(SAVINGS)})")
-        plan = Plan((*plan.parts, *plan_of(more, None).parts, part))
         taken += more
-        candidate = _judged(trials, plan, model)
-        if candidate.risk > SPENT * trials.proving.max_drop:
+        plan = Plan((*plan.parts, *plan_of(more, None).parts))
+        stage = f"cut {100 * share:.0f} %, heal ({number + 1} of {len(SAVINGS)})"
+        done = _healed(trials, healer, Base(plan, replace(clean, model=cut)), time * seconds, stage)
+        is_well = _is_well(trials, done.candidate)
+        if not is_well and (left := sum(TIMES[number + 1 :])) > 0.0:
+            done = _healed(trials, healer, done, left * seconds, f"{stage}, on")
+        if not _is_well(trials, done.candidate):
             trials.notes.append(
-                f"cut and heal: {len(taken)} choices ({candidate.seconds.seconds / baseline:.2f}x of clean) "
-                f"would probably be certified for {100 * candidate.risk:.2f} points only"
+                f"cut and heal: {len(taken)} choices ({done.candidate.seconds.seconds / baseline:.2f}x of "
+                f"clean) change {100 * done.candidate.discordance:.1f} % of the verdicts and would probably "
+                f"be certified for {100 * done.candidate.risk:.2f} points only"
             )
             break
-        best = Base(plan, candidate)
+        model, plan, best = done.candidate.model, done.plan, done
+        if not is_well:
+            break
     return best
+
+
+def _healed(trials: Trials, healer: Healer, base: Base, seconds: float, note: str) -> Base:
+    model = base.candidate.model
+    step = healer.step(model, seconds)
+    part = Part(step, step.propose(model, FactCache(model)).choices)
+    plan = Plan((*base.plan.parts, part))
+    return Base(plan, _judged(trials, plan, healer.heal(model, step, note)))
+
+
+def _is_well(trials: Trials, candidate: Candidate) -> bool:
+    return candidate.risk <= SPENT * trials.proving.max_drop
 
 
 def _more(

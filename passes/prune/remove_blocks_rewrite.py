@@ -155,16 +155,18 @@ def _affine(graph: ir.Graph, branch: Branch, name: str, setting: Setting) -> lis
 
 def kernel_of(branch: Branch) -> tuple[int, ...] | None:
     """The largest kernel of a branch on images, if it can be centred; ``None`` without one."""
-    kernels = [weight.shape.numpy()[2:] for node in branch.products if (weight := _kernel(node)) is not None]
+    kernels = [kernel for node in branch.products if (kernel := _kernel(node)) is not None]
     if not kernels or any(len(kernel) != branch.rank - 2 for kernel in kernels):
         return None
-    largest = tuple(int(max(sizes)) for sizes in zip(*kernels, strict=True))
+    largest = tuple(max(sizes) for sizes in zip(*kernels, strict=True))
     return largest if all(size % 2 == 1 for size in largest) else None
 
 
-def _kernel(node: ir.Node) -> ir.Value | None:
+def _kernel(node: ir.Node) -> tuple[int, ...] | None:
     weight = node.inputs[1] if node.op_type == "Conv" and node.domain == "" else None
-    return weight if weight is not None and weight.shape is not None and weight.shape.is_static() else None
+    if weight is None or weight.shape is None or not weight.shape.is_static():
+        return None
+    return tuple(int(size) for size in weight.shape.numpy()[2:])
 
 
 def _mixing(graph: ir.Graph, branch: Branch, name: str, setting: Setting) -> list[ir.Node]:
@@ -174,7 +176,8 @@ def _mixing(graph: ir.Graph, branch: Branch, name: str, setting: Setting) -> lis
     if branch.is_image:
         sizes = (kernel_of(branch) if setting is Setting.CONVOLVE else None) or (1,) * (branch.rank - 2)
         kernel = np.zeros((channels, channels, *sizes), unit.dtype)
-        kernel[(..., *(size // 2 for size in sizes))] = unit
+        centre = tuple(slice(size // 2, size // 2 + 1) for size in sizes)
+        kernel[(slice(None), slice(None), *centre)] = unit.reshape(channels, channels, *[1] * len(sizes))
         weight = new_initializer(graph, f"{name}_mix", kernel)
         return [ir.node("Conv", [stream, weight, shift], {"pads": [size // 2 for size in sizes] * 2})]
     product = ir.node("MatMul", [stream, new_initializer(graph, f"{name}_mix", unit)])

@@ -115,7 +115,7 @@ def _inverse(gram: Doubles) -> Doubles:
 
 def _costs(reader: Reader, left: Integers) -> Doubles:
     """What each of the units left costs alone."""
-    groups = [reader.columns[unit] for unit in left]
+    groups = [reader.columns[int(unit)] for unit in left.tolist()]
     if len({len(group) for group in groups}) > 1:
         return np.array([_joint_cost(reader, group) for group in groups])
     places = np.stack(groups)

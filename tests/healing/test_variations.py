@@ -17,7 +17,7 @@ torch: Any = pytest.importorskip("torch", reason="torch is an extra")
 
 from adapass.execution import Session  # noqa: E402
 from adapass.healing.recognition import recognised  # noqa: E402
-from adapass.healing.variations import NOTHING, admitted_variations  # noqa: E402
+from adapass.healing.variations import NOTHING, Variations, admitted_variations  # noqa: E402
 from adapass.healing.variations_of_numbers import Numbers  # noqa: E402
 from adapass.healing.variations_of_tokens import Tokens  # noqa: E402
 
@@ -132,7 +132,7 @@ def test_the_original_decides(images: Images) -> None:
         "sides": "s = ReduceSum <keepdims: int = 0> (x, a12)\n y = MatMul(s, w)",
         "sum": "s = ReduceSum <keepdims: int = 0> (x, a12)\n r = Abs(s)\n y = MatMul(r, u)",
     }
-    found = {}
+    found: dict[str, Variations] = {}
     for name, head in heads.items():
         model = parse(
             f"""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import Array, Choice
+from adapass.budgeted import Choice
 from adapass.errors import DataError, RecipeError, UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
@@ -19,13 +20,15 @@ from tests.passes.rows import Rows, literal, weight
 pytest.importorskip("torch")
 
 
-def _constant(name: str, array: Array) -> str:
+def _constant(name: str, array: npt.NDArray[np.float32]) -> str:
     return f"float[{', '.join(map(str, array.shape))}] {name} = {literal(array)}"
 
 
 def _net() -> ir.Model:
     """Three residual blocks on [N, 8] and a product."""
-    constants, body, source = [], [], "x"
+    constants: list[str] = []
+    body: list[str] = []
+    source = "x"
     for i in range(3):
         constants += [
             _constant(f"w{i}", weight(10 * i, 8, 12, scale=0.4)),
