@@ -13,6 +13,7 @@ from adapass.budgeted import OperatingPoint
 from adapass.cost.model import Cost, Trust
 from adapass.cost.predict import Predictor
 from adapass.data import Dataset
+from adapass.driver.clean import HEAL
 from adapass.driver.context import Context
 from adapass.driver.finals import ORIGINAL, Build, at_point, build_all
 from adapass.driver.healing import behind, healed_base
@@ -29,7 +30,7 @@ from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan
 from adapass.search.staged import Base
-from adapass.search.trials import Candidate, Proving, Trials
+from adapass.search.trials import Candidate, Proving, Trials, tunes
 
 FALLBACK_SHARES = (0.85, 0.7, 0.5)
 SEARCH_SHARE = 0.4
@@ -106,6 +107,7 @@ def search(
         target_seconds=request.latency_target_seconds,
         max_bytes=_bytes_to_change(context),
         advice=advice,
+        also_float=_halves(context),
     )
     found = work.run()
     if base is not None:
@@ -116,6 +118,16 @@ def search(
         f"{name} lost every time on similar models and was left out" for name in sorted(skipped)
     )
     return found, work
+
+
+def _halves(context: Context) -> bool:
+    """Whether some generator computes floats in half precision."""
+    request, target = context.request, context.material.target
+    return any(
+        not variant.exact
+        for generator in context.material.generators
+        for variant in generator.variants(context.clean, target, threads=request.threads, batch=request.batch)
+    )
 
 
 def _bytes_to_change(context: Context) -> float | None:
@@ -209,6 +221,26 @@ def fallbacks(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> l
     return found
 
 
+def in_float(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:
+    """The plans of ``chosen`` without precision, where they were tried: half precision may be faster."""
+    found: list[Candidate] = []
+    for wanted in {_shape(c.plan): c for c in chosen if c.plan.parts}:
+        same = [c for c in candidates if c.plan.parts and _is_float(c.plan) and _shape(c.plan) == wanted]
+        found += [c for c in same[:1] if all(c is not other for other in (*chosen, *found))]
+    return found
+
+
+def _is_float(plan: Plan) -> bool:
+    return all(part.step.structural or tunes(part.step) or part.step.name == HEAL for part in plan.parts)
+
+
+def _shape(plan: Plan) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What a plan is but for precision, and for which sites of its knobs are left."""
+    knobs = tuple(str(part.step) for part in plan.parts if tunes(part.step) or part.step.name == HEAL)
+    cuts = frozenset(choice.key for part in plan.parts if part.step.structural for choice in part.choices)
+    return knobs, cuts
+
+
 def _boldest(candidate: Candidate) -> OperatingPoint | None:
     return candidate.points[-1] if candidate.points else None
 
@@ -222,6 +254,8 @@ def finalists(context: Context, candidates: Sequence[Candidate], decisions: Deci
     """
     wanted = list(candidates[: context.request.effort.finalists])
     wanted += fallbacks(candidates, wanted)
+    if context.material.parts is not None and _halves(context):
+        wanted += in_float(candidates, wanted)
     wanted += [c for c in candidates if not c.plan.parts and c not in wanted]
     folder = context.scratch / "finalists"
     folder.mkdir()

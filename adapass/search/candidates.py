@@ -65,6 +65,9 @@ class Search:
     """Change of stored bytes allowed against the clean model."""
     advice: Advice | None = None
     """What worked for similar models: tried before anything that is planned."""
+    also_float: bool = False
+    """Whether floats can be had faster than they are measured here (in half precision, by another generator):
+    then the best plans are tried without precision as well."""
     statics: tuple[StaticOption, ...] = ()
     """What the static families offer; known once the search has run."""
     rates: Rates = NO_RATES
@@ -95,6 +98,21 @@ class Search:
             evolve(self.trials, problem, count=self.rounds.trials, seed=self.seed)
         if (best := self._fastest()) is not None:
             self.trials.trimmed(best)
+        if self.also_float:
+            self._without_precision()
+
+    def _without_precision(self) -> None:
+        """The structural part of the fastest plan, and of the fastest without knobs."""
+        static = [c for c in self.trials.found if c.plan.parts and not c.points and self.trials.keeps(c)]
+        fastest = min(static, key=lambda c: (c.seconds.seconds, describe(c.plan)), default=None)
+        for best in (fastest, self._fastest()):
+            if best is None:
+                continue
+            taken = {choice.key for part in best.plan.parts for choice in part.choices}
+            body = [o for o in self.statics if o.step.structural and o.choice.key in taken]
+            knobs = best.plan.parts[0].step if best.points else None
+            if body or knobs is not None:
+                self.trials.try_plan(body, knobs)
 
     @property
     def classes(self) -> bool:

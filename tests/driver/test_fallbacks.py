@@ -13,7 +13,7 @@ import pytest
 from adapass.budgeted import BudgetedPass, Choice, OperatingPoint
 from adapass.codegen.onnxruntime.generator import OnnxRuntime
 from adapass.cost.model import Cost, Trust
-from adapass.driver.choosing import fallbacks
+from adapass.driver.choosing import fallbacks, in_float
 from adapass.driver.finals import Build
 from adapass.driver.proof import safer_builds, sequence
 from adapass.generator import Variant
@@ -82,3 +82,23 @@ def test_of_a_plan_the_fastest_build_counts() -> None:
     slow, quick = build(SAFE), build(SAFE, "quiet")
 
     assert safer_builds(build(BOLD), [slow, quick], {slow.name: 0.7, quick.name: 0.5}) == [quick]
+
+
+def test_half_precision_gets_the_plans_without_precision() -> None:
+    blocks = cast("BudgetedPass", parse_pass("remove-blocks"))
+    knobs = cast("BudgetedPass", parse_pass("insert-exits"))
+    gone = Part(blocks, (Choice("remove-blocks", "b", "remove"),))
+    other = Part(blocks, (Choice("remove-blocks", "c", "remove"),))
+    exits = Part(knobs, (Choice("insert-exits", "e", "linear"),))
+    eight = BOLD.plan.parts[0]
+
+    def made(*parts: Part) -> Candidate:
+        return replace(BOLD, plan=Plan(parts))
+
+    both, alone, elsewhere, early = made(gone, eight), made(gone), made(other), made(exits, gone)
+    found = [both, elsewhere, alone, early, CLEAN]
+
+    assert in_float(found, [both]) == [alone]
+    assert in_float(found, [made(exits, gone, eight)]) == [early]
+    assert in_float(found, [both, alone, CLEAN]) == []
+    assert in_float(found, [BOLD]) == []
