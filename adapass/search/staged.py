@@ -20,6 +20,7 @@ from adapass.budgeted import BudgetedPass
 from adapass.cost.model import Cost
 from adapass.errors import BudgetError, UsageError
 from adapass.facts import FactCache
+from adapass.graph.digest import digest
 from adapass.pipeline import TooLossyError
 from adapass.search.joint import JointProblem, Rates, plan_of
 from adapass.search.plan import Part, Plan, apply_plan
@@ -97,9 +98,12 @@ def staged(
 def _healed(trials: Trials, healer: Healer, base: Base, seconds: float, note: str) -> Base:
     model = base.candidate.model
     step = healer.step(model, seconds)
+    healed = healer.heal(model, step, note)
+    if digest(healed) == digest(model):  # it did not help: there is nothing to repeat
+        return Base(base.plan, _judged(trials, base.plan, model))
     part = Part(step, step.propose(model, FactCache(model)).choices)
     plan = Plan((*base.plan.parts, part))
-    return Base(plan, _judged(trials, plan, healer.heal(model, step, note)))
+    return Base(plan, _judged(trials, plan, healed))
 
 
 def _is_well(trials: Trials, candidate: Candidate) -> bool:
