@@ -33,6 +33,7 @@ from adapass.search.staged import Base
 from adapass.search.trials import Candidate, Proving, Trials, tunes
 
 FALLBACK_SHARES = (0.85, 0.7, 0.5)
+"""Of what the boldest finalist risks, what each of its fallbacks may risk."""
 SEARCH_SHARE = 0.4
 """Share of the budget the search may spend. What is tuned on samples loses up to twice as much on fresh
 ones, and the finite-sample bound needs room as well."""

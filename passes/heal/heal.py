@@ -8,14 +8,14 @@ options, and the same samples, seed and options give the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from adapass.budgeted import BudgetedPass, Choice, Damage, Proposal, Samples
+from adapass.budgeted import BudgetedPass, Choice, Proposal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.rewrite import PassResult
@@ -100,10 +100,3 @@ class Heal(BudgetedPass):
             raise DataError("heal: weights are trained on samples and no data was given; give data")
         healed = heal(original, model, data, steps=self.steps, seed=self.seed, threads=self.threads)
         take_weights(model, healed.model)
-
-    def damages(
-        self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
-    ) -> Mapping[str, Damage]:
-        """None: alone, on the original, there is nothing to heal."""
-        del model, facts, samples
-        return {choice.key: Damage(0.0) for choice in choices}

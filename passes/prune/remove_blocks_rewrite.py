@@ -81,9 +81,13 @@ def take_out(graph: ir.Graph, branch: Branch, setting: Setting) -> None:
 
 
 def _rename(nodes: Sequence[ir.Node], site: str) -> None:
-    """Call the product as the branch's last one was; readers know what else it stands for."""
-    product, *_ = nodes
-    value = product.outputs[0]
+    """Call the product as the branch's last one was; readers know what else it stands for.
+
+    An output of the model keeps its name: users know it.
+    """
+    value = nodes[0].outputs[0]
+    if value.is_graph_output():
+        return
     removed = value.name or ""
     value.name = site
     first = [use.node for use in value.uses() if use.idx == 0]

@@ -282,6 +282,16 @@ def test_one_convolution_stands_in_for_a_block() -> None:
     assert error(model, result, IMAGES) < 0.9 * mixed < 0.9 * removed
 
 
+def test_an_output_of_the_model_keeps_its_name() -> None:
+    model = residual_net()
+    sums = {node.outputs[0].name: node.outputs[0] for node in model.graph}
+    model.graph.outputs.append(sums["s4"])
+
+    result = chosen(model, {"f4": "convolve"}, RemoveBlocks(), IMAGES)
+
+    assert [value.name for value in result.graph.outputs] == ["y", "s4"]
+
+
 def test_what_stands_in_for_a_block_can_be_had_in_8_bits() -> None:
     model = residual_net()
     choices = {choice.setting: choice for choice in RemoveBlocks().propose(model, FactCache(model)).choices}
