@@ -70,3 +70,9 @@ def test_the_linked_tree_mirrors_the_folders() -> None:
 
     assert set(linked) == expected
     assert all(path.exists() for path in linked.values())
+
+
+def test_the_demo_model_names_no_folder_of_a_machine() -> None:
+    content = (ROOT / "adapass" / "assets" / "demo.onnx").read_bytes()
+
+    assert b'File "' not in content
