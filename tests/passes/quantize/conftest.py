@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from adapass.budgeted import Array, Feeds
+from adapass.budgeted import Array
 from adapass.graph.text import parse
-
-
-@dataclass(frozen=True)
-class ArraySamples:
-    """Rows of arrays as samples."""
-
-    arrays: Mapping[str, Array]
-    labels: Array | None = None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def feeds(self, index: int) -> Feeds:
-        return self.batch([index])
-
-    def batch(self, indices: Sequence[int]) -> Feeds:
-        return {name: array[list(indices)] for name, array in self.arrays.items()}
-
-
-def literal(array: npt.NDArray[np.floating]) -> str:
-    """An array as the value of an initializer in ONNX text."""
-    numbers = ", ".join(repr(float(x)) for x in array.ravel())
-    return "{" + numbers + "}"
-
-
-def weight(seed: int, *shape: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
+from tests.passes.rows import Rows, literal, weight
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
 
@@ -94,15 +64,15 @@ def residual_net() -> ir.Model:
 
 
 @pytest.fixture
-def rows() -> ArraySamples:
-    return ArraySamples({"x": weight(10, 40, 5, 16)})
+def rows() -> Rows:
+    return Rows({"x": weight(10, 40, 5, 16)})
 
 
 @pytest.fixture
-def images() -> ArraySamples:
-    return ArraySamples({"image": weight(11, 40, 3, 8, 8)})
+def images() -> Rows:
+    return Rows({"image": weight(11, 40, 3, 8, 8)})
 
 
 @pytest.fixture
-def make_samples() -> Callable[[Mapping[str, Array]], ArraySamples]:
-    return ArraySamples
+def make_samples() -> Callable[[Mapping[str, Array]], Rows]:
+    return Rows
