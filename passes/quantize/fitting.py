@@ -6,7 +6,7 @@ sample at a time, so that padding never widens a range and memory stays that of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -27,9 +27,17 @@ def pending(model: ir.Model) -> list[ir.Node]:
 
 
 def fit_scales(
-    model: ir.Model, data: Samples, *, method: RangeMethod, percentile: float, samples: int
+    model: ir.Model,
+    data: Samples,
+    *,
+    method: RangeMethod,
+    percentile: float,
+    samples: int,
+    correct: Callable[[], None] | None = None,
 ) -> None:
     """Finish every marked node in place, then remove the marks.
+
+    ``correct`` is called when all scales are known and the biases are not rounded yet.
 
     Raises:
         DataError: there are no samples, or they do not fit the model.
@@ -43,6 +51,8 @@ def fit_scales(
     for node in marked:
         if node.metadata_props[MARK] == OWN_SCALE:
             _write_scale(node, seen[_watched(node)].range(method, percentile))
+    if correct is not None:
+        correct()
     for node in marked:
         if node.metadata_props.pop(MARK) == BIAS:
             _quantize_bias(model.graph, node)

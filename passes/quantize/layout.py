@@ -123,6 +123,7 @@ def _put_weight(graph: ir.Graph, site: Site, weight: QuantizedWeight) -> None:
         site.node.attributes.pop(name, None)
     if site.bias is None:
         return
+    site.node.resize_inputs(3)
     site.node.replace_input_with(2, new_initializer(graph, f"{site.name}_bias", site.bias))
     site.node.metadata_props[MARK] = BIAS
 

@@ -10,26 +10,35 @@ range, so damage is bounded per site and measured by ``sensitivity``.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import BudgetedPass, Choice, Damage, Feeds, Proposal, Refusal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
+from adapass.graph.text import clone
+from adapass.passes.quantize.bias_correction import Product, correct_biases
 from adapass.passes.quantize.fitting import fit_scales, pending
 from adapass.passes.quantize.layout import lay_out_dynamic, lay_out_static
 from adapass.passes.quantize.local_check import check_locally
+from adapass.passes.quantize.opened import Opened, keep_opened, take_opened
 from adapass.passes.quantize.ranges import RangeMethod
 from adapass.passes.quantize.sensitivity import sensitivity
 from adapass.passes.quantize.sites import Limits, Setting, Site, find_sites
 from adapass.passes.quantize.weights import QuantizedWeight, quantize_weight
 from adapass.rewrite import PassResult
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,8 @@ class Quantize8bit(BudgetedPass):
     """Smaller MatMul and Gemm weights stay in float."""
     min_conv_elements: int = 256
     """Smaller Conv weights stay in float."""
+    correct_bias: bool = False
+    """Take the mean error of each product, measured on the calibration samples, out of its bias."""
     skip_sites: tuple[str, ...] = ()
     """Results of products that stay in float."""
 
@@ -101,6 +112,9 @@ class Quantize8bit(BudgetedPass):
         """
         sites, refusals = self._find(model)
         chosen = _matched(choices, {site.name: site for site in sites})
+        if chosen and self.correct_bias:
+            keep_opened(model, Opened(clone(model), tuple(choices)))
+            chosen = [(_with_bias(site, setting), setting) for site, setting in chosen]
         weights = {site.name: self.rounded(site) for site, _ in chosen}
         for setting, lay_out in ((Setting.STATIC, lay_out_static), (Setting.DYNAMIC, lay_out_dynamic)):
             picked = [(site, weights[site.name]) for site, wanted in chosen if wanted is setting]
@@ -121,16 +135,38 @@ class Quantize8bit(BudgetedPass):
             DataError: there are static sites and no data.
 
         """
-        if not (waiting := pending(model)):
-            return
-        if data is None:
+        opened, waiting = take_opened(model), pending(model)
+        if waiting and data is None:
             raise DataError(
                 f"{self.name}: {len(waiting)} ranges and biases must be calibrated and no data was given; "
                 'give data, or let ranges follow the inputs: quantize-8bit{settings=["dynamic"]}'
             )
+        if data is None:
+            return
+        correct = None if opened is None else partial(self._correct_biases, opened, model, data)
         fit_scales(
-            model, data, method=self.ranges, percentile=self.percentile, samples=self.calibration_samples
+            model,
+            data,
+            method=self.ranges,
+            percentile=self.percentile,
+            samples=self.calibration_samples,
+            correct=correct,
         )
+
+    def _correct_biases(self, opened: Opened, model: ir.Model, data: Samples) -> None:
+        wanted = {choice.site for choice in opened.choices}
+        products = [
+            Product(
+                data=site.node.inputs[0].name or "" if site.node.inputs[0] is not None else "",
+                result=site.name,
+                channels=site.weight.shape[site.channel_axis],
+                axis=1 if site.node.op_type == "Conv" else -1,
+            )
+            for site in self.sites(opened.original)
+            if site.name in wanted
+        ]
+        without = correct_biases(opened.original, model, products, data, samples=self.calibration_samples)
+        logger.debug("%s: no bias to correct at %s", self.name, ", ".join(without) or "no site")
 
     def damages(
         self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
@@ -172,6 +208,13 @@ class Quantize8bit(BudgetedPass):
             symmetric=self.symmetric_weights or site.node.op_type == "Conv",
             reduce_range=self.reduce_range,
         )
+
+
+def _with_bias(site: Site, setting: Setting) -> Site:
+    """A bias of zeros where adding one costs nothing, so that it can be corrected."""
+    if site.bias is not None or site.node.op_type == "MatMul" or setting is not Setting.STATIC:
+        return site
+    return replace(site, bias=np.zeros(site.weight.shape[site.channel_axis], np.float32))
 
 
 def _matched(choices: Sequence[Choice], sites: Mapping[str, Site]) -> list[tuple[Site, Setting]]:

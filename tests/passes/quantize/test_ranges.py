@@ -55,6 +55,42 @@ def test_mse_rounds_a_heavy_tail_better_than_min_max() -> None:
     assert error(RangeMethod.MSE) < 0.98 * error(RangeMethod.MIN_MAX)
 
 
+def test_entropy_cuts_far_numbers_that_min_max_and_mse_keep() -> None:
+    random = np.random.default_rng(2)
+    tail = filled(np.concatenate([random.normal(size=200_000), [90.0, 110.0]]))
+
+    assert tail.range(RangeMethod.MIN_MAX, 99.9)[1] == 110.0
+    assert tail.range(RangeMethod.MSE, 99.9)[1] > 80.0
+    assert 4.0 < tail.range(RangeMethod.ENTROPY, 99.9)[1] < 40.0
+
+
+@pytest.mark.parametrize("zeros", [0, 100_000], ids=["no-zeros", "half-zeros"])
+def test_entropy_keeps_an_even_spread_whole(zeros: int) -> None:
+    even = np.concatenate([np.random.default_rng(2).uniform(0.0, 15.9, size=100_000), np.zeros(zeros)])
+
+    low, high = filled(even).range(RangeMethod.ENTROPY, 99.9)
+
+    assert low == 0.0
+    assert high > 15.0
+
+
+def test_entropy_loses_less_information_than_everything_seen() -> None:
+    """Divergence of the rounded numbers (spread over their levels) from the numbers, by histograms."""
+    numbers = np.concatenate([np.random.default_rng(3).normal(size=100_000), [150.0]])
+    histogram = filled(numbers)
+
+    def lost(method: RangeMethod) -> float:
+        found = activation_scale(*histogram.range(method, 99.9))
+        scale, zero = float(found.scale), int(found.zero_point)
+        spread = np.random.default_rng(4).uniform(-0.5, 0.5, size=numbers.size)
+        rounded = (np.clip(np.rint(numbers / scale) + zero, 0, 255) - zero + spread) * scale
+        p, q = (np.histogram(each, np.linspace(-5.0, 5.0, 201))[0] + 1.0 for each in (numbers, rounded))
+        p, q = p / p.sum(), q / q.sum()
+        return float((p * np.log(p / q)).sum())
+
+    assert lost(RangeMethod.ENTROPY) < 0.5 * lost(RangeMethod.MIN_MAX)
+
+
 def test_ignores_what_is_not_finite() -> None:
     found = filled(np.array([np.nan, np.inf, -np.inf, 2.0]), np.array([np.nan]))
 
