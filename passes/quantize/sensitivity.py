@@ -80,7 +80,7 @@ def sensitivity(
     reference = [switched.first(feeds) for feeds in _batches(samples, count)]
     measured: dict[str, Sensitivity] = {}
     for name, group in groups.items():
-        measured[name] = _compare(
+        measured[name] = compare(
             reference, [switched.run(known, group) for known in reference], switched.outputs
         )
     return measured
@@ -134,7 +134,8 @@ def _scales(
     }
 
 
-def _compare(reference: Sequence[Outputs], changed: Sequence[Outputs], outputs: Sequence[str]) -> Sensitivity:
+def compare(reference: Sequence[Outputs], changed: Sequence[Outputs], outputs: Sequence[str]) -> Sensitivity:
+    """How far the ``outputs`` of batches moved."""
     distortion, divergence = 0.0, None
     for name in outputs:
         first = reference[0][name]
