@@ -1,7 +1,7 @@
 """The ONNX Runtime generator: files of standard operators, sessions tuned by options.
 
 Options of a variant: ``lowering`` (``none``, ``if``, ``staged``, ``masked``), ``threads`` (0 = the whole
-budget), ``spin`` (``always``, ``running``, ``never``). A build is
+budget), ``spin`` (``always``, ``running``, ``never``), ``norms`` (``fused``, ``apart``). A build is
 
     onnxruntime.json            how to open it
     model.onnx                  lowering none, if, masked: portable, runs without adapass
@@ -33,7 +33,7 @@ from adapass.codegen.files import (
     write_wiring,
 )
 from adapass.codegen.onnxruntime import session
-from adapass.codegen.onnxruntime.plan import Plan, Spin, plan_from, read_plan
+from adapass.codegen.onnxruntime.plan import Norms, Plan, Spin, plan_from, read_plan
 from adapass.codegen.onnxruntime.support import reasons_against
 from adapass.codegen.runner import SessionRunner, StagedRunner
 from adapass.errors import UsageError
@@ -60,17 +60,18 @@ class OnnxRuntime:
         return Support(reasons_against(model))
 
     def variants(self, model: ir.Model, target: Target, *, threads: int, batch: int) -> Sequence[Variant]:
-        """At most six; the first is one portable file with ONNX Runtime's default settings."""
+        """At most eight; the first is one portable file with ONNX Runtime's default settings."""
         del batch
-        several = threads > 1 and target.kind is TargetKind.CPU
+        cpu = target.kind is TargetKind.CPU
+        several, norms = threads > 1 and cpu, cpu and _has_added_norms(model)
         if not has_exits(model):
-            return _tuned("plain", Lowering.NONE, several=several)
+            return _tuned("plain", Lowering.NONE, several=several, norms=norms)
         if (reason := why_not_split(model)) is not None:
             logger.info("only masked compute for this model, which saves nothing: %s", reason)
-            return _tuned("masked", Lowering.MASKED, several=several)
+            return _tuned("masked", Lowering.MASKED, several=several, norms=norms)
         return (
-            *_tuned("if", Lowering.IF, several=several),
-            *_tuned("staged", Lowering.STAGED, several=several),
+            *_tuned("if", Lowering.IF, several=several, norms=norms),
+            *_tuned("staged", Lowering.STAGED, several=several, norms=norms),
         )
 
     def build(self, model: ir.Model, target: Target, folder: Path, options: Options) -> None:
@@ -122,17 +123,32 @@ class OnnxRuntime:
         return target.device_here()
 
 
-def _tuned(name: str, lowering: Lowering, *, several: bool) -> tuple[Variant, ...]:
-    """One lowering with the thread settings worth trying."""
+def _has_added_norms(model: ir.Model) -> bool:
+    """Whether a layer normalisation reads a sum: what ONNX Runtime would fuse."""
+    norms = (node for node in model.graph if node.op_type == "LayerNormalization" and node.inputs)
+    sources = (norm.inputs[0].producer() for norm in norms if norm.inputs[0] is not None)
+    return any(source is not None and source.op_type == "Add" for source in sources)
+
+
+def _tuned(name: str, lowering: Lowering, *, several: bool, norms: bool) -> tuple[Variant, ...]:
+    """One lowering with the settings worth trying."""
     # Pools of several sessions that spin take the cores from each other.
     spin = Spin.RUNNING if lowering is Lowering.STAGED else Spin.ALWAYS
-    settings: list[tuple[str, int, Spin]] = [(name, 0, spin if several else Spin.NEVER)]
+    first = spin if several else Spin.NEVER
+    settings: list[tuple[str, int, Spin, Norms]] = [(name, 0, first, Norms.FUSED)]
+    if norms:
+        settings.append((f"{name}-norms-apart", 0, first, Norms.APART))
     if several:
-        settings += [(f"{name}-quiet", 0, Spin.NEVER), (f"{name}-1-thread", 1, Spin.NEVER)]
+        same = Norms.APART if norms else Norms.FUSED
+        settings += [(f"{name}-quiet", 0, Spin.NEVER, same), (f"{name}-1-thread", 1, Spin.NEVER, same)]
     return tuple(
-        Variant(label, MappingProxyType({"lowering": str(lowering), "threads": count, "spin": str(how)}))
-        for label, count, how in settings
+        Variant(label, MappingProxyType(_options(lowering, count, how, apart)))
+        for label, count, how, apart in settings
     )
+
+
+def _options(lowering: Lowering, threads: int, spin: Spin, norms: Norms) -> dict[str, str | int]:
+    return {"lowering": str(lowering), "threads": threads, "spin": str(spin), "norms": str(norms)}
 
 
 def _write_stages(model: ir.Model, folder: Path, plan: Plan) -> Plan:
@@ -146,4 +162,4 @@ def _write_stages(model: ir.Model, folder: Path, plan: Plan) -> Plan:
 def _open(file: Path, plan: Plan, threads: int) -> session.OrtSession:
     own = threads if plan.threads is None else min(threads, plan.threads)
     external_files(own_file(file))  # refuses weights outside the folder before ONNX Runtime opens them
-    return session.open_session(file, threads=own, spin=plan.spin, gpu=plan.gpu)
+    return session.open_session(file, threads=own, spin=plan.spin, gpu=plan.gpu, norms=plan.norms)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from adapass.budgeted import Array
-from adapass.codegen.onnxruntime.plan import Spin
+from adapass.codegen.onnxruntime.plan import Norms, Spin
 from adapass.codegen.runner import first_line
 from adapass.errors import ModelError
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
+_NORM_FUSIONS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion"]
 
 
 class OrtValue(Protocol):
@@ -43,7 +44,13 @@ def providers(*, gpu: bool) -> list[str]:
 
 
 def open_session(
-    model: Path | bytes, *, threads: int, spin: Spin, gpu: bool, optimize: bool = True
+    model: Path | bytes,
+    *,
+    threads: int,
+    spin: Spin,
+    gpu: bool,
+    norms: Norms = Norms.FUSED,
+    optimize: bool = True,
 ) -> OrtSession:
     """A session on its own pool of ``threads`` threads, the calling one included.
 
@@ -63,8 +70,11 @@ def open_session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.force_spinning_stop", "1" if spin is Spin.RUNNING else "0")
     source = model if isinstance(model, bytes) else str(model)
+    without = _NORM_FUSIONS if norms is Norms.APART else []
     try:
-        session = ort.InferenceSession(source, options, providers=providers(gpu=gpu))
+        session = ort.InferenceSession(
+            source, options, providers=providers(gpu=gpu), disabled_optimizers=without
+        )
     except Exception as error:  # ONNX Runtime has no public base class for its errors
         raise ModelError(f"ONNX Runtime does not take the model: {first_line(error)}") from error
     return cast("OrtSession", session)
