@@ -25,6 +25,7 @@ from adapass.errors import ExitCode
 from adapass.executor import TimeUpError
 from adapass.search.candidates import Search
 from adapass.search.judge import Judge, spread_indices
+from adapass.search.left_out import left_out
 from adapass.search.plan import Plan, plan_to_recipe
 from adapass.search.trials import Candidate
 
@@ -32,6 +33,22 @@ PHASES = 6
 SEARCH_RUN_SHARE = 0.1
 """Share of a time limit that running the original on the search samples may take."""
 FEWEST_SEARCH_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What the search has to say, and what it can say about the plan that ships."""
+
+    said: tuple[str, ...] = ()
+    work: Search | None = None
+
+    def about(self, plan: Plan) -> tuple[str, ...]:
+        """All that was said, then what ``plan`` leaves as it was and why."""
+        if self.work is None:
+            return self.said
+        work = self.work
+        clean = work.trials.evaluations.clean
+        return (*self.said, *left_out(clean, work.families, work.statics, plan, classes=work.classes))
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,7 @@ class Job:
         judge = self.context.judge(
             "search", parts.search.subset(list(spread_indices(len(parts.search), limit)))
         )
-        notes: tuple[str, ...] = ()
+        notes = Notes()
         work: Search | None = None
         experience: Experience | None = None
         if decisions is not None:
@@ -62,9 +79,9 @@ class Job:
         else:
             experience = Experience(self.context, judge)
             candidates, work = search(self.context, parts, judge, experience.advice())
-            notes = tuple(work.trials.notes)
+            notes = Notes(tuple(work.trials.notes), work)
         if not candidates:
-            return self._hand_back("nothing within the budget is as small as asked for", Plan(), notes)
+            return self._hand_back("nothing within the budget is as small as asked for", Plan(), notes.said)
         if self.context.request.dry_run:
             return self._planned(candidates)
         self._phase("race the finalists", 3)
@@ -142,7 +159,7 @@ class Job:
         parts: Parts,
         builds: Sequence[Build],
         seconds: Mapping[str, float],
-        notes: tuple[str, ...],
+        notes: Notes,
         candidates: Sequence[Candidate],
     ) -> Result:
         """Prove the fastest build, with exact and safer ones in front of it; ship the last that passed."""
@@ -152,7 +169,7 @@ class Job:
         if not faster:
             reason = f"nothing within the budget beat the original ({1e3 * seconds[ORIGINAL]:.3f} ms)"
             front = front_of(self.context, builds, seconds, candidates)
-            return self._hand_back(reason, Plan(), notes, front=front)
+            return self._hand_back(reason, Plan(), notes.about(Plan()), front=front)
         fast = min(faster, key=lambda build: seconds[build.name])
         exact = exact_builds(faster)
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
@@ -162,12 +179,12 @@ class Job:
         contestants = self._fitting(steps, fast, len(parts.certify), slowest)
         if not contestants:
             reason = "the time limit leaves no time to certify anything; allow more"
-            return self._hand_back(reason, fast.candidate.plan, notes)
+            return self._hand_back(reason, fast.candidate.plan, notes.said)
         judge = self.context.judge("certify", parts.certify)
         proof = prove(self.context, contestants, judge, until=self.context.time.proof)
         front = front_of(self.context, builds, seconds, candidates)
         if proof.certificate is None and not self.context.request.allow_uncertified:
-            return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes, front=front)
+            return self._hand_back(self._not_certified(proof), fast.candidate.plan, notes.said, front=front)
         return self._compare(proof, judge, seconds, front, notes)
 
     def _fitting(
@@ -203,7 +220,7 @@ class Job:
         judge: Judge,
         seconds: Mapping[str, float],
         front: Sequence[FrontPoint],
-        notes: tuple[str, ...],
+        notes: Notes,
     ) -> Result:
         self._phase("compare with the original", 5)
         build = proof.contestant.build
@@ -212,7 +229,8 @@ class Job:
         most = MOST_POINTS if limit is None else 1
         found = compared_once(self.context, final, proof.steps, most_points=most, max_seconds=limit)
         if (reason := shortfall(self.context, found.latency, found.ratio)) is not None:
-            return self._hand_back(reason, build.candidate.plan, notes, found.latency, front)
+            plan = build.candidate.plan
+            return self._hand_back(reason, plan, notes.about(plan), found.latency, front)
         self._phase("write", 6)
         return ship(
             self.context,
@@ -224,7 +242,7 @@ class Job:
             race=seconds,
             front=front,
             points=found.points,
-            hints=notes,
+            hints=notes.about(build.candidate.plan),
         )
 
     def _without_data(self, decisions: Decisions | None) -> Result:
