@@ -22,6 +22,7 @@ CLEAN: Final[tuple[str, ...]] = (
     "fuse-clips",
     # Padding first: a normalisation behind a padded convolution then finds the convolution.
     "fuse-pad-into-conv",
+    "convolve-shortcuts",
     # Batch norms before scales: a scale behind a batch norm then meets the convolution.
     "fold-batch-norm",
     "fold-output-scale",

@@ -18,6 +18,8 @@ from adapass.rewrite import Pass
 
 PASSES: Mapping[str, str] = MappingProxyType(
     {
+        "convolve-shortcuts": "adapass.passes.clean.convolve_shortcuts:ConvolveShortcuts",
+        "equalize-channels": "adapass.passes.quantize.rescaling.equalize_channels:EqualizeChannels",
         "factorize": "adapass.passes.lowrank.factorize:Factorize",
         "fold-batch-norm": "adapass.passes.clean.fold_batch_norm:FoldBatchNorm",
         "fold-constants": "adapass.passes.clean.fold_constants:FoldConstants",
@@ -43,6 +45,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "remove-identities": "adapass.passes.clean.remove_identities:RemoveIdentities",
         "remove-redundant-expands": "adapass.passes.clean.remove_redundant_expands:RemoveRedundantExpands",
         "remove-redundant-scatters": "adapass.passes.clean.remove_redundant_scatters:RemoveRedundantScatters",
+        "remove-unread-positions": "adapass.passes.prune.remove_unread_positions:RemoveUnreadPositions",
         "remove-zero-bias": "adapass.passes.clean.remove_zero_bias:RemoveZeroBias",
         "simplify-reshapes": "adapass.passes.clean.simplify_reshapes:SimplifyReshapes",
         "sparsify": "adapass.passes.sparsify.sparsify:Sparsify",

@@ -42,6 +42,13 @@ PATTERN
 """
 
 PATTERNS: Mapping[str, tuple[str, str]] = {
+    "convolve-shortcuts": (
+        "s = Slice (x, start, end, axes, steps)\n p = Pad (s, pads)\n u = Concat <axis = 2> (p, p)\n"
+        " v = Concat <axis = 3> (u, u)\n z = Conv <kernel_shape = [1, 1]> (v, pw)",
+        "int64[2] start = {0, 0}, int64[2] end = {8, 8}, int64[2] axes = {2, 3}, int64[2] steps = {2, 2},"
+        " int64[8] pads = {0, 1, 0, 0, 0, 1, 0, 0},"
+        " float[3, 5, 1, 1] pw = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3}",
+    ),
     "fold-batch-norm": (
         "h = Conv <kernel_shape = [1, 1]> (x, pw)\n z = BatchNormalization (h, bs, bb, bm, bv)",
         "float[3, 3, 1, 1] pw = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] bs = {1, 2, 3},"
@@ -132,6 +139,10 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         "float[3, 3, 3, 3] pw = {CONV3}, float[3, 3, 1, 1] pv = {"
         "0.02, 0.01, 0, -0.01, 0.02, 0.01, 0.03, 0, 0.01}",
     ),
+    "remove-unread-positions": (
+        "h = MatMul (x, pw)\n g = Gather <axis = 2> (h, first)\n g4 = Unsqueeze (g, row)\n z = Add (x, g4)",
+        "float[8, 8] pw = {WIDE}, int64 first = {0}, int64[1] row = {2}",
+    ),
     "sparsify": (
         "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)",
         "float[3, 3, 3, 3] pw = {CONV3}",
@@ -168,6 +179,7 @@ def _text(name: str) -> str:
         NETWORK.replace("PATTERN", pattern)
         .replace("CONSTANTS", extra)
         .replace("THIN", f"{_weights(27, 4)}, {_weights(27, 5)}, {_weights(27, 4)}")
+        .replace("WIDE", _weights(64, 6))
         .replace("CONV3", _weights(81, 3))
         .replace("CONV", _weights(108, 1))
         .replace("MATMUL", _weights(24, 2))
