@@ -29,7 +29,7 @@ from adapass.search.evolve import evolve
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
 from adapass.search.judge import spread_indices
 from adapass.search.rounds import Rounds
-from adapass.search.statics import StaticOption, priced, priced_structural
+from adapass.search.statics import StaticOption, companies, priced, priced_structural
 from adapass.search.trials import Candidate, Trials, describe, tunes
 
 FIT_TIME_SHARE = 0.6
@@ -149,15 +149,11 @@ class Search:
                 options += priced_structural(self._clean, step, usable, damages, self.trials.seconds)
                 continue
             few = spread_indices(len(self.trials.evaluations.fit), FEW_SAMPLES)
-            options += priced(
-                self._clean,
-                step,
-                usable,
-                damages,
-                self.trials.seconds,
-                fit=self.trials.evaluations.fit.subset(list(few)),
-                sized=sized,
-            )
+            fit = self.trials.evaluations.fit.subset(list(few))
+            for company in companies(usable):
+                options += priced(
+                    self._clean, step, company, damages, self.trials.seconds, fit=fit, sized=sized
+                )
         return tuple(options)
 
     def _everything(self) -> None:

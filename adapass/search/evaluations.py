@@ -174,9 +174,7 @@ class Evaluations:
 
 
 def offered(step: BudgetedPass, model: ir.Model) -> tuple[Choice, ...]:
-    """What a static family offers: of a structural one all settings of a site, else the first."""
-    if not step.structural:
-        return one_setting_a_site(step, model)
+    """What a static family offers: all settings whose results do not depend on the neighbours in a batch."""
     return tuple(c for c in step.propose(model, FactCache(model)).choices if c.batch_invariant)
 
 

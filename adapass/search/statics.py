@@ -108,6 +108,15 @@ def priced(
     ]
 
 
+def companies(choices: Sequence[Choice]) -> list[tuple[Choice, ...]]:
+    """Choices in sets of one a site: the preferred settings of all sites, the next ones, and so on."""
+    by_site: dict[str, list[Choice]] = {}
+    for choice in choices:
+        by_site.setdefault(choice.site, []).append(choice)
+    most = max((len(own) for own in by_site.values()), default=0)
+    return [tuple(own[place] for own in by_site.values() if place < len(own)) for place in range(most)]
+
+
 def priced_structural(
     clean: ir.Model,
     step: BudgetedPass,

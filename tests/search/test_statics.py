@@ -13,7 +13,7 @@ from adapass.budgeted import BudgetedPass, Choice, Damage
 from adapass.data import load_data
 from adapass.graph.text import parse
 from adapass.search.evaluations import one_setting_a_site
-from adapass.search.statics import StaticOption, priced, with_choices
+from adapass.search.statics import StaticOption, companies, priced, with_choices
 from adapass.text_form import parse_pass
 
 STEP = cast("BudgetedPass", parse_pass("quantize-8bit{min-matmul-elements=1}"))
@@ -124,3 +124,20 @@ def test_models_are_timed_with_scales_of_real_samples() -> None:
         return float(value.const_value.numpy())
 
     assert scale(with_choices(model, STEP, made)) != scale(with_choices(model, STEP, made, ROWS))
+
+
+def test_companies_are_of_one_setting_a_site_the_preferred_ones_first() -> None:
+    choices = [
+        Choice("f", "a", "small"),
+        Choice("f", "a", "smaller"),
+        Choice("f", "b", "small"),
+        Choice("f", "a", "least"),
+        Choice("f", "b", "smaller"),
+    ]
+
+    assert [[(c.site, c.setting) for c in company] for company in companies(choices)] == [
+        [("a", "small"), ("b", "small")],
+        [("a", "smaller"), ("b", "smaller")],
+        [("a", "least")],
+    ]
+    assert companies([]) == []
