@@ -30,13 +30,21 @@ from adapass.passes.quantize.bias_correction import Product, correct_biases
 from adapass.passes.quantize.fitting import fit_scales, pending
 from adapass.passes.quantize.layout import lay_out_dynamic, lay_out_static
 from adapass.passes.quantize.local_check import check_locally
-from adapass.passes.quantize.opened import Opened, keep_opened, take_opened
+from adapass.passes.quantize.opened import (
+    Opened,
+    keep_opened,
+    keep_rescaled,
+    rescaled_form,
+    take_opened,
+)
 from adapass.passes.quantize.ranges import RangeMethod
+from adapass.passes.quantize.rescaling.apply import check_rescaled, equalize, migrate, rename
+from adapass.passes.quantize.rescaling.migrate import Migrate
+from adapass.passes.quantize.rescaling.slots import output_axis
 from adapass.passes.quantize.sensitivity import sensitivity
 from adapass.passes.quantize.sites import Limits, Setting, Site, find_sites
-from adapass.passes.quantize.weights import QuantizedWeight, quantize_weight
+from adapass.passes.quantize.weights import Floats, QuantizedWeight, quantize_weight
 from adapass.rewrite import PassResult
-
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +79,13 @@ class Quantize8bit(BudgetedPass):
     """Smaller MatMul and Gemm weights stay in float."""
     min_conv_elements: int = 256
     """Smaller Conv weights stay in float."""
+    equalize: bool = False
+    """First give layers that follow each other the same ranges of weights, see ``equalize-channels``."""
+    migrate: Migrate = Migrate.AUTO
+    """Whether outliers of activations move into the weights that read them: auto (where that clearly helps),
+    always, or never."""
+    alpha: float = 0.5
+    """With ``migrate=always``: 0 leaves activations as they are, 1 makes all their channels equally wide."""
     correct_bias: bool = False
     """Take the mean error of each product, measured on the calibration samples, out of its bias."""
     skip_sites: tuple[str, ...] = ()
@@ -81,6 +96,8 @@ class Quantize8bit(BudgetedPass):
             raise ValueError(f"settings must name each setting once, found {list(self.settings)}")
         if not 50.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile must be above 50 and at most 100, found {self.percentile}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"alpha must lie between 0 and 1, found {self.alpha}")
         if self.calibration_samples < 1:
             raise ValueError(f"calibration_samples must be at least 1, found {self.calibration_samples}")
 
@@ -112,21 +129,26 @@ class Quantize8bit(BudgetedPass):
         """
         sites, refusals = self._find(model)
         chosen = _matched(choices, {site.name: site for site in sites})
-        if chosen and self.correct_bias:
-            keep_opened(model, Opened(clone(model), tuple(choices)))
+        if chosen:
+            changed = equalize(model) if self.equalize else frozenset[str]()
+            keep_opened(model, Opened(clone(model), tuple(choices), changed))
+            self._lay_out(model, choices)
+            facts.keep_only(())
+        reasons = Counter(refusal.reason for refusal in refusals)
+        return PassResult(
+            len(chosen), MappingProxyType(dict(reasons)), tuple(site.name for site, _ in chosen)
+        )
+
+    def _lay_out(self, model: ir.Model, choices: Sequence[Choice]) -> None:
+        chosen = _matched(choices, {site.name: site for site in self.sites(model)})
+        if self.correct_bias:
             chosen = [(_with_bias(site, setting), setting) for site, setting in chosen]
         weights = {site.name: self.rounded(site) for site, _ in chosen}
         for setting, lay_out in ((Setting.STATIC, lay_out_static), (Setting.DYNAMIC, lay_out_dynamic)):
             picked = [(site, weights[site.name]) for site, wanted in chosen if wanted is setting]
             if picked:
                 lay_out(model.graph, picked)
-        if chosen:
-            remove_dead_nodes(model)
-            facts.keep_only(())
-        reasons = Counter(refusal.reason for refusal in refusals)
-        return PassResult(
-            len(chosen), MappingProxyType(dict(reasons)), tuple(site.name for site, _ in chosen)
-        )
+        remove_dead_nodes(model)
 
     def fit(self, model: ir.Model, data: Samples | None) -> None:
         """Calibrate what ``apply`` left open; nothing to do for dynamic sites.
@@ -135,23 +157,60 @@ class Quantize8bit(BudgetedPass):
             DataError: there are static sites and no data.
 
         """
-        opened, waiting = take_opened(model), pending(model)
+        opened, waiting = take_opened(model), len(pending(model))
         if waiting and data is None:
             raise DataError(
-                f"{self.name}: {len(waiting)} ranges and biases must be calibrated and no data was given; "
+                f"{self.name}: {waiting} ranges and biases must be calibrated and no data was given; "
                 'give data, or let ranges follow the inputs: quantize-8bit{settings=["dynamic"]}'
             )
-        if data is None:
-            return
-        correct = None if opened is None else partial(self._correct_biases, opened, model, data)
-        fit_scales(
-            model,
-            data,
-            method=self.ranges,
-            percentile=self.percentile,
-            samples=self.calibration_samples,
-            correct=correct,
-        )
+        if opened is not None and data is not None:
+            opened = self._migrated(model, opened, data)
+        if data is not None and (opened is not None or waiting):
+            correct = None
+            if opened is not None and self.correct_bias:
+                correct = partial(self._correct_biases, opened, model, data)
+            fit_scales(
+                model,
+                data,
+                method=self.ranges,
+                percentile=self.percentile,
+                samples=self.calibration_samples,
+                correct=correct,
+            )
+        if opened is not None and opened.changed:
+            rename(model, opened.changed)
+            rename(opened.original, opened.changed)
+            keep_rescaled(model, opened.original)
+
+    def _migrated(self, model: ir.Model, opened: Opened, data: Samples) -> Opened:
+        """Lay ``model`` out anew over a float model in which outliers were moved, where that is worth it."""
+        if self.migrate is Migrate.NEVER:
+            return opened
+        exact = clone(opened.original)
+        products = frozenset(choice.site for choice in opened.choices)
+        changed = self._migrate(exact, products, data)
+        if not changed:
+            return opened
+        logger.info("%s: outliers of %d values were moved into weights", self.name, len(changed))
+        laid_out = clone(exact)
+        self._lay_out(laid_out, opened.choices)
+        model.graph = laid_out.graph
+        return replace(opened, original=exact, changed=opened.changed | changed)
+
+    def _migrate(self, model: ir.Model, products: frozenset[str], data: Samples) -> frozenset[str]:
+        alpha = self.alpha if self.migrate is Migrate.ALWAYS else None
+        count = self.calibration_samples
+        return migrate(model, products, data, samples=count, alpha=alpha, rounded=self._nearest)
+
+    def rescaled(self, model: ir.Model, data: Samples, setting: Setting = Setting.STATIC) -> ir.Model:
+        """A float copy with channels scaled as before rounding, every site of ``setting`` chosen."""
+        copy = clone(model)
+        if self.equalize:
+            equalize(copy)
+        if self.migrate is not Migrate.NEVER:
+            products = frozenset(site.name for site in self.sites(copy) if setting in site.settings)
+            self._migrate(copy, products, data)
+        return copy
 
     def _correct_biases(self, opened: Opened, model: ir.Model, data: Samples) -> None:
         wanted = {choice.site for choice in opened.choices}
@@ -178,7 +237,13 @@ class Quantize8bit(BudgetedPass):
             if not keys:
                 continue
             measured = sensitivity(
-                model, facts, samples, keys, options=self, setting=setting, count=len(samples)
+                self.rescaled(model, samples, setting),
+                facts,
+                samples,
+                keys,
+                options=self,
+                setting=setting,
+                count=len(samples),
             )
             found.update((k, Damage(result.distortion, result.divergence)) for k, result in measured.items())
         return found
@@ -190,7 +255,10 @@ class Quantize8bit(BudgetedPass):
             VerificationError: naming the first value that differs by more than 8 bits explain.
 
         """
-        check_locally(before, after, feeds, looseness=1.0 if self.per_channel else 2.0)
+        exact = rescaled_form(after)
+        if exact is not None:
+            check_rescaled(before, exact, feeds)
+        check_locally(exact or before, after, feeds, looseness=1.0 if self.per_channel else 2.0)
 
     def sites(self, model: ir.Model) -> tuple[Site, ...]:
         """The sites of ``model`` in execution order."""
@@ -202,12 +270,18 @@ class Quantize8bit(BudgetedPass):
 
     def rounded(self, site: Site) -> QuantizedWeight:
         """The site's weight as it will be stored."""
+        return self._quantized(site.node, site.weight, site.channel_axis)
+
+    def _quantized(self, node: ir.Node, weight: Floats, axis: int) -> QuantizedWeight:
         return quantize_weight(
-            site.weight,
-            axis=site.channel_axis if self.per_channel else None,
-            symmetric=self.symmetric_weights or site.node.op_type == "Conv",
+            weight,
+            axis=axis if self.per_channel else None,
+            symmetric=self.symmetric_weights or node.op_type == "Conv",
             reduce_range=self.reduce_range,
         )
+
+    def _nearest(self, node: ir.Node, weight: Floats) -> Floats:
+        return self._quantized(node, weight, output_axis(node)).dequantized()
 
 
 def _with_bias(site: Site, setting: Setting) -> Site:

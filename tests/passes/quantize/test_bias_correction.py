@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -12,11 +14,12 @@ from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.graph.text import parse
 from adapass.passes.quantize.quantize_8bit import Quantize8bit
+from adapass.passes.quantize.rescaling.migrate import Migrate
 from adapass.passes.quantize.sites import Setting
 from tests.passes.quantize.conftest import HEADER
 from tests.passes.rows import Rows, literal, weight
 
-COARSE = {"min_matmul_elements": 64, "min_conv_elements": 64, "per_channel": False}
+COARSE = Quantize8bit(min_matmul_elements=64, min_conv_elements=64, per_channel=False, migrate=Migrate.NEVER)
 
 
 def uneven(seed: int, *shape: int) -> npt.NDArray[np.float32]:
@@ -53,8 +56,8 @@ def images(seed: int) -> Rows:
     return Rows({"image": np.abs(weight(seed, 48, 3, 6, 6))})
 
 
-def quantized(model: ir.Model, data: Samples, *, correct: bool, **options: object) -> ir.Model:
-    step = Quantize8bit(**{**COARSE, **options}, correct_bias=correct)  # type: ignore[arg-type]
+def quantized(model: ir.Model, data: Samples, *, correct: bool, options: Quantize8bit = COARSE) -> ir.Model:
+    step = replace(options, correct_bias=correct)
     copy = model.clone()
     assert step.run(copy, FactCache(copy)).changed
     step.fit(copy, data)
@@ -66,7 +69,7 @@ def mean_error(model: ir.Model, result: ir.Model, name: str, data: Rows) -> floa
     """Root mean square over channels of the mean error, new samples."""
     a, b = (Session(m, outputs=[name]).run(data.arrays)[name].astype(np.float64) for m in (model, result))
     means = np.moveaxis(b - a, 1, -1).reshape(-1, a.shape[1]).mean(axis=0)
-    return float(np.sqrt(np.mean(means**2)))
+    return float(np.linalg.norm(means))
 
 
 @pytest.mark.parametrize("name", ["c1", "c2", "y"])
@@ -81,10 +84,10 @@ def test_means_of_every_product_come_closer(coarse_net: ir.Model, name: str) -> 
 
 def test_a_dynamic_product_is_corrected_in_the_sum_behind_it(mlp: ir.Model, rows: Samples) -> None:
     shifted = Rows({"x": rows.batch(range(40))["x"].astype(np.float32) + np.float32(3.0)})
-    options = {"settings": (Setting.DYNAMIC,), "reduce_range": True}
+    options = replace(COARSE, settings=(Setting.DYNAMIC,), reduce_range=True)
 
-    plain = quantized(mlp, shifted, correct=False, **options)
-    corrected = quantized(mlp, shifted, correct=True, **options)
+    plain = quantized(mlp, shifted, correct=False, options=options)
+    corrected = quantized(mlp, shifted, correct=True, options=options)
 
     assert all(node.op_type != "QuantizeLinear" for node in corrected.graph)
     means = [
