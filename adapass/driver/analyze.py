@@ -15,6 +15,7 @@ from adapass.analyses.regions import Region, Regions
 from adapass.analyses.work import Work
 from adapass.budgeted import BudgetedPass, Choice, Samples
 from adapass.cache import Cache
+from adapass.cost.capacity import predicted_for
 from adapass.cost.table import RegionTable
 from adapass.data import Source, load_data
 from adapass.defaults import CLEAN, FAMILIES
@@ -174,15 +175,27 @@ def _family(step: BudgetedPass, model: ir.Model, samples: Samples | None) -> Sec
     for choice in proposal.choices:
         first.setdefault(choice.site, choice)
     damage = _damage(step, model, tuple(first.values()), samples)
+    priors = {c.key: found.distortion for c in first.values() if (found := predicted_for(c)) is not None}
     rows = tuple(
-        (c.site, c.setting, "-" if c.key not in damage else f"{damage[c.key]:.4f}")
+        (c.site, c.setting, _told(damage.get(c.key), priors.get(c.key)))
         for c in sorted(first.values(), key=lambda c: (-damage.get(c.key, 0.0), c.site))
     )
     reasons = Counter(refusal.reason for refusal in proposal.refusals)
     notes = tuple(f"{count} refused: {reason}" for reason, count in reasons.most_common())
     if samples is None and rows:
         notes = (*notes, f"give --data to measure what {step.name} would damage, and to use it")
+        if priors:
+            notes = (
+                *notes,
+                "~ is not measured: what the number format does to one layer's result, not to outputs",
+            )
     return Section(step.name, ("site", "setting", "output distortion alone"), rows, notes)
+
+
+def _told(measured: float | None, prior: float | None) -> str:
+    if measured is not None:
+        return f"{measured:.4f}"
+    return "-" if prior is None else f"~{prior:.4f}"
 
 
 def _damage(
