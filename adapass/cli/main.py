@@ -11,6 +11,7 @@ from adapass.cli.analyze import analyze
 from adapass.cli.bench import bench
 from adapass.cli.bisect import bisect
 from adapass.cli.cache import cache_app
+from adapass.cli.deltas import pack, unpack
 from adapass.cli.demo import demo
 from adapass.cli.doctor import doctor
 from adapass.cli.guard import guarded
@@ -67,6 +68,8 @@ _add(bisect)
 _add(run)
 _add(pick)
 _add(monitor)
+_add(pack)
+_add(unpack)
 _add(doctor, needs_arguments=False)
 _add(demo, needs_arguments=False)
 app.add_typer(passes_app, name="passes")

@@ -26,8 +26,8 @@ def convolutions(sabotaged: int | None) -> ir.Model:
     """Three convolutions. Channel 2 of one is 100 times as large, and is scaled down again behind it."""
     weights: list[Floats] = [
         weight(1, 8, 3, 3, 3),
-        weight(2, 8, 8, 3, 3) / 8,
-        weight(3, 8, 8, 3, 3) / 8,
+        weight(2, 8, 8, 3, 3, scale=1 / 8),
+        weight(3, 8, 8, 3, 3, scale=1 / 8),
         weight(4, 5, 8),
     ]
     scales = [np.ones((8, 1, 1), np.float32) for _ in range(3)]

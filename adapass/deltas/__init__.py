@@ -1,0 +1,1 @@
+"""Fine-tunes of one base model, stored as what they change: sparse ternary deltas, or exact ones."""
