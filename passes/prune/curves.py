@@ -93,14 +93,31 @@ def change(model: ir.Model, key: str, group: Group, order: Order, width: int) ->
     return Change(key, order.readings[0].op.node, contents)
 
 
-def measured(model: ir.Model, changes: Sequence[Change], batches: Batches) -> Mapping[str, Damage]:
-    """Damage of each change alone to the first output, by its key."""
+def said(model: ir.Model, batches: Batches) -> tuple[Array, ...]:
+    """The first output, batch by batch."""
+    with Walk(clone(model), batches) as walk:
+        output = model.graph.outputs[0].name or ""
+        return tuple(values[output] for _, values in walk.look([output]))
+
+
+def measured(
+    model: ir.Model,
+    changes: Sequence[Change],
+    batches: Batches,
+    reference: Sequence[Array] | None = None,
+) -> Mapping[str, Damage]:
+    """Damage of each change alone to the first output, by its key.
+
+    Against what ``model`` says, or against ``reference`` (``said`` of the original, on the same batches):
+    then what ``model`` has lost already is part of it.
+    """
     copy = clone(model)
     output = copy.graph.outputs[0].name or ""
     nodes = {node.outputs[0].name: (index, node) for index, node in enumerate(copy.graph)}
     found: dict[str, Damage] = {}
     with Walk(copy, batches) as walk:
-        reference = [values[output] for _, values in walk.look([output])]
+        if reference is None:
+            reference = [values[output] for _, values in walk.look([output])]
         at = 0
         for each in sorted(changes, key=lambda change: nodes[change.first][0]):
             index, node = nodes[each.first]
