@@ -14,6 +14,10 @@ from adapass.passes.quantize.weights import Floats
 from adapass.rewrite import Reject
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+WITHOUT_A_FORM = frozenset(
+    {("", "LSTM"), ("com.microsoft", "Attention"), ("com.microsoft", "EmbedLayerNormalization")}
+)
+"""Operators with weights that other tools have 8-bit forms for, and adapass none."""
 FIRST_OPSET = 13
 """``DequantizeLinear`` takes one scale a channel from here on."""
 
@@ -57,9 +61,12 @@ def find_sites(
     sites: list[Site] = []
     refusals: list[Refusal] = []
     for node in nodes_everywhere(model):
+        name = node.outputs[0].name or ""
+        if (node.domain, node.op_type) in WITHOUT_A_FORM:
+            refusals.append(Refusal(name, f"{node.op_type} has no 8-bit form that adapass writes"))
+            continue
         if node.domain != "" or node.op_type not in PRODUCTS:
             continue
-        name = node.outputs[0].name or ""
         try:
             sites.append(_site(model, node, limits, skip))
         except Reject as reason:

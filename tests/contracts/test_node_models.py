@@ -51,6 +51,31 @@ def test_outputs_stay_as_expected(shard: int, tmp_path: Path) -> None:
     assert len(found) > 100
 
 
+@pytest.mark.parametrize(
+    ("operator", "fewest"),
+    [
+        ("QuantizeLinear", 8),
+        ("DequantizeLinear", 9),
+        ("DynamicQuantizeLinear", 3),
+        ("MatMulInteger", 1),
+        ("ConvInteger", 1),
+        ("QLinearMatMul", 4),
+        ("QLinearConv", 1),
+    ],
+)
+def test_quantized_operators_compute_the_same_bits(operator: str, fewest: int, tmp_path: Path) -> None:
+    """At least so many of the cases run in ONNX Runtime, and not one number of them changes."""
+    cases = [case for case in node_models.cases() if {n.op_type for n in case.model.graph.node} == {operator}]
+    run = [case for case in cases if case.name not in NOT_RUN]
+
+    for case in run:
+        before = node_models.run(case.model.SerializeToString(), case.data_sets)
+        after = node_models.run(_cleaned(case.model, tmp_path), case.data_sets)
+        node_models.assert_close(after, before, rtol=0.0, atol=0.0)
+
+    assert len(run) >= fewest
+
+
 def test_the_list_names_existing_models() -> None:
     names = {case.name for case in node_models.cases()}
 
