@@ -71,7 +71,7 @@ def _grams(
     rows_each: int,
 ) -> dict[Source, Doubles]:
     """Second moments of what the sites read in the float model; none where rounding asks for none."""
-    if method.rounding is Rounding.NEAREST:
+    if method.rounding == Rounding.NEAREST:
         return {}
     batches = Batches.of(model, samples, indices=indices, rows_each=rows_each, padded=True)
     seen = gather(model, list(dict.fromkeys(site.op.source for site in sites)), batches)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Self
@@ -31,7 +31,8 @@ class Kind(StrEnum):
 
 
 GROUPS = (16, 32, 64, 128, 256)
-"""Blocks of inputs that share a scale; what the fused kernels take."""
+"""Inputs that share a scale, as a setting may ask for: what the fused kernels take."""
+MOST_GROUP = 256
 BITS = (2, 4, 8)
 MOST_CODES = 4
 MOST_RANK = 1024
@@ -68,10 +69,10 @@ class Format:
         found = _INTEGER.fullmatch(text)
         group = int(found["group"]) if found and found["group"] else None
         rank = int(found["rank"]) if found and found["rank"] else 0
-        if not found or (group is not None and group not in GROUPS) or rank > MOST_RANK:
+        if not found or (group is not None and group > MOST_GROUP) or rank > MOST_RANK:
             raise ValueError(
                 f"no format of stored weights is called '{text}'; expected int8, int4-g32, int4-g128-rank8, "
-                f"float16, bfloat16 or binary-2 (bits of {list(BITS)}, groups of {list(GROUPS)}, "
+                f"float16, bfloat16 or binary-2 (bits of {list(BITS)}, groups up to {MOST_GROUP}, "
                 f"ranks up to {MOST_RANK}, up to {MOST_CODES} binary codes)"
             )
         return cls(Kind.INTEGER, int(found["bits"]), group, rank)
@@ -88,6 +89,12 @@ class Format:
     def block(self, inputs: int) -> int:
         """Inputs under one scale, in a weight with so many."""
         return inputs if self.group is None else min(self.group, inputs)
+
+    def for_convolution(self, inputs: int) -> Self:
+        """With a group that divides the inputs: no kernel asks for a power of two, and OpenVINO for this."""
+        if self.group is None or self.kind is not Kind.INTEGER:
+            return self
+        return replace(self, group=max(size for size in range(1, self.group + 1) if inputs % size == 0))
 
     @property
     def opset(self) -> int:
@@ -123,7 +130,8 @@ NOTHING: frozenset[str] = frozenset()
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 _LOADED = Use(NOTHING, "restored once when the model is loaded: a smaller file, the same speed and memory")
 _FUSED = Use(PRODUCTS, "MatMulNBits; by default it rounds activations to 8 bits by block (accuracy level 4)")
-_COMPRESSED = Use(PRODUCTS, "fully connected with compressed weights")
+_COMPRESSED = Use(PRODUCTS, "fully connected with compressed weights; groups must divide the inputs")
+_AGAIN = Use(NOTHING, "restored in every run: a smaller file, and slower")
 _UNREAD = Use(NOTHING, "not read: its importer does not know the type")
 
 USES: Mapping[tuple[str, str], Use] = MappingProxyType(
@@ -139,7 +147,7 @@ USES: Mapping[tuple[str, str], Use] = MappingProxyType(
         ("openvino", "int8"): _COMPRESSED,
         ("openvino", "float16"): _LOADED,
         ("openvino", "bfloat16"): _LOADED,
-        ("openvino", "binary"): _LOADED,
+        ("openvino", "binary"): _AGAIN,
     }
 )
 """(generator, format) -> what it does on CPUs."""
@@ -151,11 +159,13 @@ def use_of(generator: str, format_: Format) -> Use | None:
     return USES.get((generator, kind))
 
 
-def faster_on(format_: Format, operator: str) -> tuple[str, ...]:
+def faster_on(format_: Format, operator: str, inputs: int) -> tuple[str, ...]:
     """Generators that compute products of this operator with what is stored; empty: it only saves bytes."""
     generators = sorted({generator for generator, _ in USES})
     uses = {generator: use_of(generator, format_) for generator in generators}
-    return tuple(generator for generator, use in uses.items() if use is not None and operator in use.faster)
+    takes = [name for name, use in uses.items() if use is not None and operator in use.faster]
+    whole = inputs % format_.block(inputs) == 0
+    return tuple(name for name in takes if whole or name != "openvino")
 
 
 def integer_type(bits: int, *, symmetric: bool) -> ir.DataType:

@@ -90,9 +90,9 @@ def grid_of(
     A block of zeros (or of subnormal numbers, whose scale would underflow) gets scale 1.
     """
     found = _ranged(matrix, bits, block, symmetric, np.ones((_blocks(matrix, block), matrix.shape[1])))
-    if scales is Scales.STATISTICS:
+    if scales == Scales.STATISTICS:
         return _statistical(matrix, found)
-    if scales is Scales.MIN_MAX:
+    if scales == Scales.MIN_MAX:
         return found
     weigh = np.ones(len(matrix)) if importance is None else importance
     best = np.full(found.scale.shape, np.inf)

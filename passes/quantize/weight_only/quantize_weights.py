@@ -27,7 +27,7 @@ from adapass.graph.text import clone
 from adapass.passes.quantize.weight_only.check_stored import check_stored
 from adapass.passes.quantize.weight_only.damage import damages_of
 from adapass.passes.quantize.weight_only.fitting import Seen, walk_sites
-from adapass.passes.quantize.weight_only.formats import Format, Kind
+from adapass.passes.quantize.weight_only.formats import GROUPS, Format, Kind
 from adapass.passes.quantize.weight_only.grid import Scales
 from adapass.passes.quantize.weight_only.layout import (
     arrays_of,
@@ -97,7 +97,8 @@ class QuantizeWeights(BudgetedPass):
         if not self.settings or len(set(self.settings)) != len(self.settings):
             raise ValueError(f"settings must name each format once, found {list(self.settings)}")
         for text in self.settings:
-            Format.parse(text)
+            if (group := Format.parse(text).group) is not None and group not in GROUPS:
+                raise ValueError(f"format '{text}' has groups of {group}, expected one of {list(GROUPS)}")
         if not self.damping > 0.0:
             raise ValueError(f"damping must be positive, found {self.damping}")
         if not 0 <= self.correction_rank <= 1024:
@@ -110,7 +111,7 @@ class QuantizeWeights(BudgetedPass):
         del facts
         sites, refusals = self._find(model)
         choices = [
-            choice_of(self.name, site, format_, symmetric=self.symmetric)
+            choice_of(self.name, site, format_.text, self._full(format_, site), symmetric=self.symmetric)
             for site in sites
             for format_ in formats_for(model, site, self._formats())
         ]
@@ -149,7 +150,7 @@ class QuantizeWeights(BudgetedPass):
 
         """
         opened = cast("dict[str, object]", model.graph.meta).pop(_ORIGINAL, None)
-        if not isinstance(opened, _Open) or self.rounding is Rounding.NEAREST:
+        if not isinstance(opened, _Open) or self.rounding == Rounding.NEAREST:
             return
         if data is None:
             logger.warning(
@@ -224,8 +225,10 @@ class QuantizeWeights(BudgetedPass):
         return [Format.parse(text) for text in self.settings]
 
     def _full(self, format_: Format, site: Site) -> Format:
-        """The format with the branch that ``correction_rank`` asks for."""
-        if format_.kind is not Kind.INTEGER or format_.rank or site.convolution:
+        """The format as this site takes it, with the branch that ``correction_rank`` asks for."""
+        if site.convolution:
+            return format_.for_convolution(len(site.matrix))
+        if format_.kind is not Kind.INTEGER or format_.rank:
             return format_
         return replace(format_, rank=min(self.correction_rank, min(site.matrix.shape) // 2))
 

@@ -105,8 +105,8 @@ def _integers(matrix: Doubles, gram: Doubles | None, format_: Format, method: Me
         scales=method.scales,
         importance=None if gram is None else np.diag(gram),
     )
-    if gram is None or method.rounding is Rounding.NEAREST:
+    if gram is None or method.rounding == Rounding.NEAREST:
         return grid, grid.nearest(matrix)
-    if method.rounding is Rounding.SECOND_ORDER:
+    if method.rounding == Rounding.SECOND_ORDER:
         return grid, second_order(matrix, gram, grid, damping=method.damping, ordered=method.ordered)
     return grid, learned(matrix, gram, grid, damping=method.damping, start=grid.nearest(matrix))

@@ -69,19 +69,19 @@ def formats_for(model: ir.Model, site: Site, formats: Sequence[Format]) -> list[
     ]
 
 
-def choice_of(family: str, site: Site, format_: Format, *, symmetric: bool) -> Choice:
-    """A choice, with what it stores and who runs it faster."""
+def choice_of(family: str, site: Site, setting: str, format_: Format, *, symmetric: bool) -> Choice:
+    """A choice, with what it stores (``format_``: all of it) and who runs it faster."""
     inputs, outputs = site.matrix.shape
     detail: dict[str, object] = {
         "operator": site.node.op_type,
         "weight_shape": [inputs, outputs],
         "bits_per_weight": round(format_.stored_bits(inputs, outputs, symmetric=symmetric), 3),
-        "faster_on": list(faster_on(format_, site.node.op_type)),
+        "faster_on": list(faster_on(format_, site.node.op_type, inputs)),
     }
     return Choice(
         family=family,
         site=site.name,
-        setting=format_.text,
+        setting=setting,
         excludes=frozenset((other, site.name) for other in REWRITING),
         detail=MappingProxyType(detail),
     )
