@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from adapass.artifact.signatures import Signatures
 from adapass.budgeted import Array, Feeds
 from adapass.codegen.inputs import Input
 from adapass.errors import DataError
@@ -21,6 +22,7 @@ class FeedCheck:
         self._defaults = dict(defaults or {})
         self._inputs = {each.name: each for each in inputs}
         self._required = frozenset(each.name for each in inputs if not each.optional)
+        self._passed = Signatures()
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """The feeds as arrays.
@@ -29,11 +31,14 @@ class FeedCheck:
             DataError: an input is unknown, missing, or has another type or shape than the model takes.
 
         """
+        if self._passed.has(feeds):
+            return {**self._defaults, **feeds}
         if missing := self._required - feeds.keys():
             each = self._inputs[min(missing)]
             raise DataError(f"input '{each.name}' is missing; expected {_expected(each)}")
         sizes: dict[str, tuple[int, str]] = {}
         checked = {name: self._checked(name, np.asarray(array), sizes) for name, array in feeds.items()}
+        self._passed.add(feeds)
         return {**self._defaults, **checked}
 
     def _checked(self, name: str, array: Array, sizes: dict[str, tuple[int, str]]) -> Array:

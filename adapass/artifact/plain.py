@@ -64,14 +64,14 @@ class PlainRunner:
             *(_port(arg, optional=True) for arg in self._session.get_overridable_initializers()),
         )
         self.outputs = tuple(_port(arg, optional=False) for arg in self._session.get_outputs())
+        self._names = [port.name for port in self.outputs]
 
     def run(self, feeds: Feeds) -> Outcome:
-        names = [port.name for port in self.outputs]
         try:
-            values = self._session.run(names, dict(feeds))
+            values = self._session.run(self._names, dict(feeds))
         except Exception as error:  # see above
             raise DataError(f"{self._path} does not run on these inputs: {error}") from error
-        outputs = dict(zip(names, values, strict=True))
+        outputs = dict(zip(self._names, values, strict=True))
         taken = outputs.pop(EXIT_INDEX, None)
         return Outcome(outputs, None if taken is None else np.asarray(taken, np.int64).reshape(-1))
 

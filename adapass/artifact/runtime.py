@@ -15,6 +15,7 @@ from adapass.artifact.manifest import Port
 from adapass.artifact.plain import PlainRunner
 from adapass.artifact.points import Point, find_point, knob_arrays, points_of
 from adapass.artifact.read import Artifact, read_artifact
+from adapass.artifact.signatures import Signatures
 from adapass.artifact.watching import DriftWatch
 from adapass.budgeted import Array
 from adapass.drift.monitor import Alarm
@@ -50,6 +51,7 @@ class LoadedArtifact:
         self._counts: dict[int, int] = {}
         self._runs = 0
         self._knobs: dict[str, Array] = {}
+        self._passed = Signatures()
         self._drift = DriftWatch(artifact.manifest, None)
         self._point = next((p for p in self.points if p.is_default), None)
         if self._point is not None:
@@ -100,7 +102,11 @@ class LoadedArtifact:
         """
         if self._runner is None:
             raise UsageError(f"artifact {self.artifact.folder} is closed; load it again")
-        outcome = self._runner.run({**self._knobs, **checked_feeds(feeds, self.inputs)})
+        if not self._passed.has(feeds):
+            checked = checked_feeds(feeds, self.inputs)
+            self._passed.add(feeds)
+            feeds = checked
+        outcome = self._runner.run({**self._knobs, **feeds} if self._knobs else feeds)
         self._runs += 1
         if outcome.exits is not None:
             self._last = tuple(int(taken) for taken in outcome.exits)
