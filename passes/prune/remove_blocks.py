@@ -50,7 +50,7 @@ from adapass.passes.prune.remove_blocks_rewrite import (
 )
 from adapass.rewrite import PassResult
 
-PRODUCT_FAMILIES = ("factorize", "quantize-8bit", "sparsify")
+PRODUCT_FAMILIES = ("factorize", "quantize-8bit", "quantize-weights", "sparsify")
 """Families whose sites are results of products: one inside a removed branch cannot be chosen with it."""
 PRECISION_FAMILY = "quantize-8bit"
 WIDTH_FAMILY = "prune-structures"

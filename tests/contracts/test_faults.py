@@ -113,6 +113,10 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)",
         "float[3, 3, 3, 3] pw = {CONV3}",
     ),
+    "quantize-weights": (
+        "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)",
+        "float[3, 3, 3, 3] pw = {CONV3}",
+    ),
     "insert-exits": (
         "a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)\n b = Relu (a)\n"
         " c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b, pw)\n d = Relu (c)\n z = Add (d, b)",
@@ -155,6 +159,7 @@ OPTIONS = {
     "factorize": 'factorize{min-elements=1 multiple=1 shares=[0.99] skip-sites=["tail_c", "tail_p"]}',
     "prune-structures": 'prune-structures{multiple=1 skip-sites=["cw:0"]}',
     "quantize-8bit": "quantize-8bit{min-conv-elements=1 min-matmul-elements=1}",
+    "quantize-weights": 'quantize-weights{min-elements=1 settings=["int8"] symmetric=true}',
     "sparsify": 'sparsify{min-elements=1 settings=["unstructured-0.1"] skip-sites=["tail_c", "tail_p"]}',
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,6 +13,8 @@ import pytest
 from adapass.execution import Session
 from adapass.graph.raise_opset import SETTLED, obstacle, raise_opset
 from adapass.graph.text import parse
+
+checker: Any = import_module("onnx.checker")
 
 
 def model(body: str, opset: int, *, constants: str = "") -> ir.Model:
@@ -66,7 +71,7 @@ def test_the_numbers_stay(opset: int, ir_version: int) -> None:
 
     assert made.graph.opset_imports[""] == opset
     assert made.ir_version == ir_version
-    onnx.checker.check_model(ir.to_proto(made))
+    checker.check_model(ir.to_proto(made))
     np.testing.assert_array_equal(Session(made).run(feeds)["y"], before)
 
 

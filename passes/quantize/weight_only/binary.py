@@ -76,11 +76,12 @@ def _greedy(flat: Doubles, weights: Doubles, codes: int) -> Doubles:
 
 def _scales(flat: Doubles, weights: Doubles, signs: Doubles) -> Doubles:
     """Least squares, [blocks, N, codes]; two equal codes share what one would have."""
-    gram = np.einsum("cbnk,dbnk,bnk->bncd", signs, signs, np.broadcast_to(weights, flat.shape), optimize=True)
-    wanted = np.einsum("cbnk,bnk,bnk->bnc", signs, flat, np.broadcast_to(weights, flat.shape), optimize=True)
+    weigh = np.broadcast_to(weights, flat.shape)
+    gram: Doubles = np.einsum("cbnk,dbnk,bnk->bncd", signs, signs, weigh, optimize=True)
+    wanted: Doubles = np.einsum("cbnk,bnk,bnk->bnc", signs, flat, weigh, optimize=True)
     size = weights.sum(axis=2)[:, :, None, None]
     gram = gram + RIDGE * size * np.eye(len(signs))
-    return np.asarray(np.linalg.solve(gram, wanted[..., None])[..., 0])
+    return np.linalg.solve(gram, wanted[..., None])[..., 0].astype(np.float64)
 
 
 def _signs(flat: Doubles, scale: Doubles) -> Doubles:

@@ -125,14 +125,15 @@ def _per_block(errors: Doubles, block: int) -> Doubles:
 def _ranged(matrix: Doubles, bits: int, block: int, symmetric: bool, shrink: Doubles) -> Grid:
     """The grid over the range of each block (0 is always in it) times ``shrink``."""
     cells = _padded(matrix, block)
-    low, high = np.minimum(cells.min(axis=1), 0.0) * shrink, np.maximum(cells.max(axis=1), 0.0) * shrink
+    low: Doubles = np.minimum(cells.min(axis=1), 0.0) * shrink
+    high: Doubles = np.maximum(cells.max(axis=1), 0.0) * shrink
     levels = (1 << bits) - 1
     if symmetric:
         # a half step more on the side that has one integer more
         reach = 127.0 if bits == 8 else (1 << (bits - 1)) - 0.5
         return Grid(bits, block, True, _stored(np.maximum(-low, high) / reach), np.zeros(low.shape))
     scale = _stored((high - low) / levels)
-    return Grid(bits, block, False, scale, np.clip(np.rint(-low / scale), 0, levels))
+    return Grid(bits, block, False, scale, np.clip(np.rint(-low / scale), 0.0, float(levels)))
 
 
 def _statistical(matrix: Doubles, ranged: Grid) -> Grid:

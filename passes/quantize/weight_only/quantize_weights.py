@@ -37,9 +37,11 @@ from adapass.passes.quantize.weight_only.layout import (
     store_again,
 )
 from adapass.passes.quantize.weight_only.rounding import Method, Rounding, stored_form
-from adapass.passes.quantize.weight_only.sites import Site, choice_of, find_sites, formats_for
+from adapass.passes.quantize.weight_only.sites import Site, choice_of, find_sites, has_room, possible_formats
 from adapass.rewrite import PassResult
 
+Offers = Mapping[tuple[str, str], tuple[Site, Format]]
+"""(site, setting) -> where, and all of what."""
 logger = logging.getLogger(__name__)
 _ORIGINAL = "adapass.quantize-weights.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
@@ -111,9 +113,8 @@ class QuantizeWeights(BudgetedPass):
         del facts
         sites, refusals = self._find(model)
         choices = [
-            choice_of(self.name, site, format_.text, self._full(format_, site), symmetric=self.symmetric)
-            for site in sites
-            for format_ in formats_for(model, site, self._formats())
+            choice_of(self.name, site, setting, format_, symmetric=self.symmetric)
+            for (_, setting), (site, format_) in self._offers(model, sites).items()
         ]
         return Proposal(tuple(choices), refusals)
 
@@ -124,8 +125,9 @@ class QuantizeWeights(BudgetedPass):
             UsageError: a choice names an unknown site or setting, or a site twice.
 
         """
-        chosen = self._matched(choices, model)
-        reasons = Counter(refusal.reason for refusal in self._find(model)[1])
+        sites, refusals = self._find(model)
+        chosen = _matched(choices, self._offers(model, sites))
+        reasons = Counter(refusal.reason for refusal in refusals)
         if chosen:
             original = clone(model)
             raise_opset(model, max(format_.opset for _, format_ in chosen))
@@ -188,13 +190,10 @@ class QuantizeWeights(BudgetedPass):
     ) -> Mapping[str, Damage]:
         """Damage of each choice alone, by its key; one session serves all. Rounded on every other sample."""
         del facts
+        offers = self._offers(model, self._find(model)[0])
         return damages_of(
             model,
-            [
-                (choice, site, format_)
-                for choice in choices
-                for site, format_ in self._matched([choice], model)
-            ],
+            [(choice, *_offered(choice, offers)) for choice in choices],
             samples,
             self._method,
             calibration_samples=self.calibration_samples,
@@ -235,18 +234,33 @@ class QuantizeWeights(BudgetedPass):
     def _find(self, model: ir.Model) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
         return find_sites(model, self._formats(), self.min_elements, self.skip_sites)
 
-    def _matched(self, choices: Sequence[Choice], model: ir.Model) -> list[tuple[Site, Format]]:
-        """Choices with their sites, in execution order; refuses before anything is changed."""
-        sites = {site.name: site for site in self._find(model)[0]}
-        wanted: dict[str, Format] = {}
-        for choice in choices:
-            offers = formats_for(model, sites[choice.site], self._formats()) if choice.site in sites else []
-            fitting = [format_ for format_ in offers if format_.text == choice.setting]
-            if not fitting:
-                raise UsageError(f"this model has no choice {choice.key}; propose() lists sites and settings")
-            if choice.site in wanted:
-                raise UsageError(
-                    f"{self.name}: site '{choice.site}' is chosen twice; choose one setting a site"
-                )
-            wanted[choice.site] = fitting[0]
-        return [(site, self._full(wanted[name], site)) for name, site in sites.items() if name in wanted]
+    def _offers(self, model: ir.Model, sites: Sequence[Site]) -> Offers:
+        """Everything that can be chosen, in execution order, the preferred format of each site first."""
+        formats = possible_formats(model, self._formats())
+        return {
+            (site.name, format_.text): (site, self._full(format_, site))
+            for site in sites
+            for format_ in formats
+            if has_room(format_, site)
+        }
+
+
+def _offered(choice: Choice, offers: Offers) -> tuple[Site, Format]:
+    found = offers.get((choice.site, choice.setting))
+    if found is None:
+        raise UsageError(f"this model has no choice {choice.key}; propose() lists sites and settings")
+    return found
+
+
+def _matched(choices: Sequence[Choice], offers: Offers) -> list[tuple[Site, Format]]:
+    """Choices with their sites, in execution order; refuses before anything is changed."""
+    wanted: dict[str, tuple[Site, Format]] = {}
+    for choice in choices:
+        found = _offered(choice, offers)
+        if choice.site in wanted:
+            raise UsageError(
+                f"quantize-weights: site '{choice.site}' is chosen twice; choose one setting a site"
+            )
+        wanted[choice.site] = found
+    order = {site: place for place, (site, _) in enumerate(offers)}
+    return [wanted[name] for name in sorted(wanted, key=order.__getitem__)]

@@ -16,6 +16,7 @@ from adapass.passes.quantize.weight_only.learned import learned
 from adapass.passes.quantize.weight_only.second_order import second_order
 
 HALVES = {Kind.HALF: np.float16, Kind.BRAIN: ml_dtypes.bfloat16}
+LARGEST = {Kind.HALF: 65504.0, Kind.BRAIN: 2.0**127 * (2.0 - 2.0**-7)}
 
 
 class Rounding(StrEnum):
@@ -71,7 +72,7 @@ def stored_form(matrix: Doubles, gram: Doubles | None, format_: Format, method: 
 
     """
     if format_.kind in HALVES:
-        limit = float(ml_dtypes.finfo(HALVES[format_.kind]).max)
+        limit = LARGEST[format_.kind]
         half = np.clip(matrix, -limit, limit).astype(HALVES[format_.kind]).astype(np.float64)
         return Stored(matrix.shape, half=half)
     if format_.kind is Kind.BINARY:

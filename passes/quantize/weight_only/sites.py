@@ -62,11 +62,9 @@ def find_sites(
     return tuple(sites), tuple(refusals)
 
 
-def formats_for(model: ir.Model, site: Site, formats: Sequence[Format]) -> list[Format]:
-    """Those that this site can take: the opset can be raised, and a branch saves something."""
-    return [
-        format_ for format_ in formats if obstacle(model, format_.opset) is None and _has_room(format_, site)
-    ]
+def possible_formats(model: ir.Model, formats: Sequence[Format]) -> list[Format]:
+    """Those for which the opset of the model can be raised."""
+    return [format_ for format_ in formats if obstacle(model, format_.opset) is None]
 
 
 def choice_of(family: str, site: Site, setting: str, format_: Format, *, symmetric: bool) -> Choice:
@@ -110,7 +108,7 @@ def _objection(
     return None
 
 
-def _has_room(format_: Format, site: Site) -> bool:
+def has_room(format_: Format, site: Site) -> bool:
     """A branch of the full rank would be the weight again; a convolution has none."""
     if format_.kind is not Kind.INTEGER or not format_.rank:
         return True
