@@ -9,6 +9,8 @@ import onnx_ir as ir
 from adapass.graph.tensors import reopened
 
 Array = npt.NDArray[np.generic]
+RESTORES = "adapass.stored-weight"
+"""Metadata key of nodes that restore a weight from a smaller form: computing them early would undo that."""
 
 
 def constant_array(value: ir.Value | None) -> Array | None:

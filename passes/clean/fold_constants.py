@@ -26,7 +26,7 @@ import onnx_ir as ir
 from adapass.errors import VerificationError
 from adapass.execution import Array, Session
 from adapass.facts import FactCache
-from adapass.graph.constants import constant_tensor
+from adapass.graph.constants import RESTORES, constant_tensor
 from adapass.graph.edit import mark_roots, new_initializer, remove_dead_nodes
 from adapass.graph.elements import elements
 from adapass.graph.shapes import infer_shapes
@@ -39,6 +39,7 @@ LEFT_ALONE = RANDOM | {"Constant", "QuantizeLinear", "DequantizeLinear", "Dynami
 TOO_LARGE = "the result is too large to store"
 UNKNOWN_SIZE = "the size of the result is unknown"
 NOT_COMPUTABLE = "ONNX Runtime cannot compute it"
+STORED_SMALLER = "it restores a weight that is stored in fewer bytes"
 IS_OUTPUT = "the result is an output of the graph"
 
 
@@ -114,6 +115,9 @@ class _Search:
 
     def _consider(self, node: ir.Node) -> None:
         if node.domain != "" or node.op_type in LEFT_ALONE or not node.outputs:
+            return
+        if RESTORES in node.metadata_props:
+            self.rejected[STORED_SMALLER] += 1
             return
         if any(value.is_graph_output() for value in node.outputs):
             if self._is_constant(node):

@@ -17,12 +17,12 @@ import onnx_ir as ir
 
 from adapass.budgeted import Samples
 from adapass.executor.threads import one_thread
+from adapass.graph.constants import RESTORES
 from adapass.moments.batches import Batches
 from adapass.moments.second import CrossSums, MomentSums
 from adapass.moments.sources import Source, stored_rows
 from adapass.moments.walk import Walk
 from adapass.passes.quantize.weight_only.grid import Doubles
-from adapass.passes.quantize.weight_only.layout import SITE
 from adapass.passes.quantize.weight_only.second_order import damp
 
 
@@ -80,7 +80,7 @@ def _starts(model: ir.Model, sites: frozenset[str]) -> dict[str, ir.Node]:
     """The first of the nodes that restore each weight, in execution order."""
     found: dict[str, ir.Node] = {}
     for node in model.graph:
-        site = node.metadata_props.get(SITE)
+        site = node.metadata_props.get(RESTORES)
         if site in sites:
             found.setdefault(site, node)
     return found

@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import Array
+from adapass.graph.constants import RESTORES
 from adapass.graph.edit import apply_replacement, fresh_name, insert_before, new_initializer
 from adapass.passes.quantize.weight_only.binary import Codes
 from adapass.passes.quantize.weight_only.formats import Format, Kind, integer_type
@@ -29,8 +30,6 @@ from adapass.passes.quantize.weight_only.grid import Doubles, Grid
 from adapass.passes.quantize.weight_only.rounding import Rounding, Stored
 from adapass.rewrite import Replacement
 
-SITE = "adapass.stored-weight"
-"""Metadata key of all nodes that restore a weight: the product it is for."""
 FORMAT = "adapass.weight-format"
 """Metadata key of a product: the format of its weight, and how it was rounded."""
 
@@ -155,7 +154,7 @@ class _Builder:
         return self._shaped(self.emit("DequantizeLinear", inputs, axis=along, block_size=block), node)
 
     def emit(self, operator: str, inputs: Sequence[ir.Value], **attributes: int | str) -> ir.Value:
-        node = ir.node(operator, inputs, attributes, metadata_props={SITE: self.site}, name="")
+        node = ir.node(operator, inputs, attributes, metadata_props={RESTORES: self.site}, name="")
         node.outputs[0].name = fresh_name(self.graph, f"{self.site}_restored_{len(self.nodes)}")
         self.nodes.append(node)
         return node.outputs[0]

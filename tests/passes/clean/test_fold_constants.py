@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from adapass.passes.clean.fold_constants import IS_OUTPUT, TOO_LARGE, UNKNOWN_SIZE, FoldConstants
+from adapass.facts import FactCache
+from adapass.graph.constants import RESTORES
+from adapass.graph.text import parse
+from adapass.passes.clean.fold_constants import (
+    IS_OUTPUT,
+    STORED_SMALLER,
+    TOO_LARGE,
+    UNKNOWN_SIZE,
+    FoldConstants,
+)
 
 
 def test_folds_a_chain_into_its_last_value(fires: Any) -> None:
@@ -91,3 +100,16 @@ def test_respects_the_growth_limits(declines: Any) -> None:
     text = """g (float[N,2] x) => (float[N,2] y) <float16[2,2] h = {15360, 14336, 16384, 17408}>
               { w = Cast<to = 1>(h) y = MatMul(x, w) }"""
     declines(FoldConstants(max_growth=1.0, max_added_bytes=0), text, TOO_LARGE)
+
+
+def test_leaves_a_weight_that_is_stored_in_fewer_bytes() -> None:
+    model = parse(
+        '<ir_version: 10, opset_import: ["" : 20]> m (float[4] x) => (float[4] y) '
+        "<float16[4] w = {1, 2, 3, 4}> { wide = Cast<to = 1>(w) y = Mul(x, wide) }"
+    )
+    next(iter(model.graph)).metadata_props[RESTORES] = "y"
+
+    result = FoldConstants().run(model, FactCache(model))
+
+    assert dict(result.rejected) == {STORED_SMALLER: 1}
+    assert [node.op_type for node in model.graph] == ["Cast", "Mul"]

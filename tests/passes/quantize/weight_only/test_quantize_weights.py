@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import Array, Choice, Feeds
+from adapass.defaults import CLEAN
 from adapass.errors import RecipeError, UsageError, VerificationError
 from adapass.execution import Session
 from adapass.facts import FactCache
@@ -23,6 +24,7 @@ from adapass.graph.text import clone, parse
 from adapass.passes.quantize.weight_only.layout import FORMAT
 from adapass.passes.quantize.weight_only.quantize_weights import QuantizeWeights
 from adapass.passes.quantize.weight_only.rounding import Rounding
+from adapass.pipeline import Pipeline
 from adapass.text_form import parse_pass
 from tests.passes.quantize.conftest import HEADER
 from tests.passes.rows import Rows, literal, weight
@@ -209,6 +211,19 @@ def test_survives_being_saved_and_sent(mlp: ir.Model, rows: Rows, tmp_path: Path
 
     np.testing.assert_array_equal(outputs(load_model(file), feeds), outputs(after, feeds))
     np.testing.assert_array_equal(outputs(unpack_model(pack_model(after)), feeds), outputs(after, feeds))
+
+
+@pytest.mark.parametrize("format_", ["float16", "binary-2", "int4-g16"])
+def test_cleaning_up_does_not_restore_it(mlp: ir.Model, format_: str) -> None:
+    after = stored(step(format_), mlp)
+    operators = [node.op_type for node in after.graph]
+
+    clean = Pipeline(parse_pass(name) for name in CLEAN).run(after).model
+
+    assert [node.op_type for node in clean.graph] == operators
+    assert sum(v.const_value.nbytes for v in clean.graph.initializers.values() if v.const_value) <= sum(
+        v.const_value.nbytes for v in after.graph.initializers.values() if v.const_value
+    )
 
 
 def test_data_makes_rounding_better_and_leaves_the_original_alone(mlp: ir.Model, related: Rows) -> None:
