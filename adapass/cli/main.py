@@ -20,6 +20,7 @@ from adapass.cli.optimize import optimize
 from adapass.cli.passes import passes_app
 from adapass.cli.pick import pick
 from adapass.cli.run import run
+from adapass.cli.synthesize import synthesize
 from adapass.cli.targets import targets_app
 from adapass.cli.verify import verify
 
@@ -70,6 +71,7 @@ _add(pick)
 _add(monitor)
 _add(pack)
 _add(unpack)
+_add(synthesize)
 _add(doctor, needs_arguments=False)
 _add(demo, needs_arguments=False)
 app.add_typer(passes_app, name="passes")

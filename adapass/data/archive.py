@@ -1,4 +1,4 @@
-"""Read ``.npz`` archives that nobody vouches for.
+"""Read ``.npz`` archives that nobody vouches for, and write some.
 
 Sizes are checked in the archive's directory and again in each array's header, before anything is
 unpacked or allocated; object arrays (pickles) are never touched. ``numpy.load`` would allocate what
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -46,6 +47,14 @@ def _is_npy(path: Path) -> bool:
             return stream.read(6) == npy.MAGIC_PREFIX
     except OSError:
         return False
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays under any names; ``numpy.savez`` takes some names for options of its own."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                npy.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _checked(infos: list[zipfile.ZipInfo], path: Path, max_bytes: int) -> dict[str, zipfile.ZipInfo]:

@@ -32,6 +32,8 @@ class Dataset:
     """The largest batch the model takes; ``None`` for any."""
     source: str = "arrays"
     """Where the data came from, in words."""
+    synthetic: bool = False
+    """Made from a model, not collected: nothing may be certified on it."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,6 +135,7 @@ def describe(dataset: Dataset) -> dict[str, object]:
     digests = sample_digests(dataset)
     return {
         "source": dataset.source,
+        "synthetic": dataset.synthetic,
         "samples": len(dataset),
         "repeated_samples": len(digests) - len(set(digests)),
         "inputs": {

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 Source = str | Path | Mapping[str, Array]
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 MAX_FILES = 10_000
+SYNTHETIC = "adapass_synthetic"
+"""An array of this name marks samples that were made from a model (`adapass synthesize`)."""
 
 
 def load_data(
@@ -52,7 +54,8 @@ def load_data(
     """
     specs = input_specs(model)
     batch = max_batch(specs)
-    arrays = join(_parts(source, specs, allow_code=allow_code, max_bytes=max_bytes), specs, mask=mask)
+    marked: set[str] = set()
+    arrays = join(_parts(source, specs, marked, allow_code=allow_code, max_bytes=max_bytes), specs, mask=mask)
     labels = None if LABELS in {spec.name for spec in specs} else arrays.pop(LABELS, None)
     if labels is not None:
         check_labels(labels, output_shapes(model))
@@ -60,16 +63,22 @@ def load_data(
     text = "arrays" if isinstance(source, Mapping) else Path(str(source)).name
     rows = np.arange(len(next(iter(arrays.values()))), dtype=np.int64)
     logger.info("%s: %s samples, %s labels", text, len(rows), "with" if labels is not None else "without")
-    return Dataset(MappingProxyType(arrays), labels, rows, padding, batch, text)
+    text = f"{text} (synthetic samples: no data)" if marked else text
+    return Dataset(MappingProxyType(arrays), labels, rows, padding, batch, text, bool(marked))
 
 
 def _parts(
-    source: Source, specs: tuple[InputSpec, ...], *, allow_code: bool, max_bytes: int
+    source: Source, specs: tuple[InputSpec, ...], marked: set[str], *, allow_code: bool, max_bytes: int
 ) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Checked parts with the words that name them, within ``max_bytes`` altogether."""
+    """Checked parts with the words that name them, within ``max_bytes`` altogether.
+
+    Names of synthetic ones are added to ``marked``.
+    """
     left = max_bytes
     for where, arrays in _raw(source, allow_code=allow_code, max_bytes=max_bytes):
-        part = checked(arrays, specs, where)
+        if SYNTHETIC in arrays:
+            marked.add(where)
+        part = checked({name: array for name, array in arrays.items() if name != SYNTHETIC}, specs, where)
         left -= sum(array.nbytes for array in part.values())
         if left < 0:
             raise DataError(f"{where}: more than {max_bytes:,} bytes of data altogether; use fewer samples")

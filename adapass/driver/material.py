@@ -150,10 +150,17 @@ def _parts(model: ir.Model, request: Request, data: Source | None, eval_data: So
             "--eval was given without --data: fitting needs data of its own; give both, or --data alone"
         )
     fit = load_data(data, model, allow_code=request.allow_code)
+    if fit.synthetic and eval_data is None:
+        raise UsageError(
+            f"{fit.source}: there is no certificate on samples that were made from the model; "
+            "fit on them and give real data with --eval"
+        )
     if eval_data is None:
         split = split_by_hash(fit, WITHOUT_EVAL, seed=request.seed)
         return Parts(split["fit"], split["search"], split["certify"])
     held_out = load_data(eval_data, model, allow_code=request.allow_code)
+    if held_out.synthetic:
+        raise UsageError(f"{held_out.source}: there is no certificate on them; give real data with --eval")
     shared = overlap(held_out, fit)
     rest = without(held_out, fit) if shared else held_out
     if len(rest) < 2:
@@ -162,4 +169,6 @@ def _parts(model: ir.Model, request: Request, data: Source | None, eval_data: So
         )
     split = split_by_hash(rest, WITH_EVAL, seed=request.seed)
     notes = (f"{shared} evaluation samples are also in the fit data and were left out",) if shared else ()
+    if fit.synthetic:
+        notes = (*notes, f"fitted on {fit.source}; chosen and certified on real ones")
     return Parts(fit, split["search"], split["certify"], notes)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapass.data.archive import MAX_ARRAYS, read_npz
+from adapass.data.archive import MAX_ARRAYS, read_npz, write_npz
 from adapass.errors import DataError
 
 
@@ -120,3 +120,14 @@ def test_a_flipped_byte_is_an_error_or_harmless(tmp_path: Path, position: int, v
     except DataError:
         return
     assert all(array.dtype.kind in "biuf" for array in arrays.values())
+
+
+def test_what_is_written_is_read_whatever_the_names(tmp_path: Path) -> None:
+    """``numpy.savez`` takes 'file' and 'allow_pickle' for options."""
+    arrays = {"file": np.arange(6.0).reshape(2, 3), "allow_pickle": np.array([True]), "a/b": np.zeros(0)}
+
+    write_npz(tmp_path / "x.npz", arrays)
+
+    found = read_npz(tmp_path / "x.npz")
+    assert sorted(found) == sorted(arrays)
+    assert all(np.array_equal(found[name], array) for name, array in arrays.items())

@@ -1,0 +1,1 @@
+"""Calibration samples made from a model alone, where no data can be had."""
