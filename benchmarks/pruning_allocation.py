@@ -4,12 +4,10 @@
 
 All methods zero the smallest weights of each layer; only the shares of the layers differ, so that the
 allocation alone is compared, at the same number of zeros. With ``--refit`` what stays is fitted in closed
-form for every method. Ours takes damage curves of single layers, measured on calibration samples without
-labels, and gives them to the shared allocator; the sum of the dynamic programme over layers is noted beside.
-
-Damages do not quite add up. So the plans that follow from either measure of damage, those halfway to the
-rules that look at single layers, and then plans between the best two, are measured as a whole on the
-calibration samples, and the best is taken. Quality is that of held-out samples. Finished rows are noted
+form for every method. Ours needs calibration samples and no labels: damage curves of single layers go to
+the shared allocator; from its plans, those halfway to the rules, the rules' own and what the ratio before
+came to, measured rounds (``adapass.search.allocate_rounds``) go on. The sum of the dynamic programme over
+layers is noted beside the allocator's. Quality is that of held-out samples. Finished rows are noted
 (``--state``): a stopped run goes on where it was.
 """
 
@@ -21,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +36,7 @@ from adapass.moments import Moments
 from adapass.moments.batches import Batches, spread
 from adapass.moments.second import gather
 from adapass.moments.sources import Source
-from adapass.passes.prune.curves import Change, measured
+from adapass.passes.prune.curves import Change, measured, said
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
 from adapass.passes.sparsify.patterns import Pattern
 from adapass.passes.sparsify.saliency import by_norm, descended
@@ -46,6 +44,8 @@ from adapass.passes.sparsify.schedules import SCHEDULES
 from adapass.passes.sparsify.sparsify import Sparsify
 from adapass.search.allocate import Option, Problem, minimize_damage
 from adapass.search.allocate_layers import LayerOption, least_damage
+from adapass.search.allocate_rounds import Change as Step
+from adapass.search.allocate_rounds import Plan, measured_rounds
 from adapass.search.damage import damage_of
 from benchmarks.harness import write_results
 from benchmarks.trained import DATA, Quality, Trained, outputs
@@ -54,11 +54,20 @@ NAME = "pruning_allocation"
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
 CURVE = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Shares at which damage is measured."""
-OFFERED = tuple(round(float(share), 3) for share in np.linspace(0.0, 0.95, 39))
-HELD, MEASURED, FITTED = 512, 96, 192
+OFFERED = tuple(round(float(share), 3) for share in np.linspace(0.0, 0.98, 50))
+HELD: Mapping[str, int] = {"minilm-sst2": 512, "resnet56-cifar10": 1000}
+"""Held-out samples that quality is measured on."""
+FITTED = 192
+MEASURED: Mapping[str, int] = {"minilm-sst2": 96, "resnet56-cifar10": 256}
+"""Calibration samples that plans are measured on."""
+PROBED: Mapping[str, int] = {"minilm-sst2": 32, "resnet56-cifar10": 64}
+"""Of those, the ones that single changes of a plan are measured on."""
+SINGLE: Mapping[str, int] = {"minilm-sst2": 48, "resnet56-cifar10": 96}
+"""And those that damage curves are."""
+LEAST = 1e-4
+"""Smaller shares of zeros are none."""
 JOINT = "joint"
-ROUNDS = 3
-"""Plans between the best two so far that are measured as well."""
+ROUNDS: Mapping[str, int] = {"minilm-sst2": 3, "resnet56-cifar10": 5}
 DAMPING = 1e-2
 FIRST_POWER = 3.0
 """Below the first share measured: the squares of the smallest weights, from zero on, grow like this."""
@@ -75,6 +84,10 @@ class Layers:
     ops: Mapping[str, LinearOp]
     moments: Mapping[Source, Moments]
     """Of what they read; empty where nothing is fitted."""
+    known: dict[tuple[str, float], dict[str, Array]] = field(
+        default_factory=dict[tuple[str, float], dict[str, Array]]
+    )
+    """Contents worked out before."""
 
     @classmethod
     def of(cls, trained: Trained, fit: Dataset | None) -> Layers:
@@ -93,8 +106,17 @@ class Layers:
 
     def contents(self, name: str, share: float) -> dict[str, Array]:
         """Initializers of a layer that loses its smallest weights."""
+        key = name, share
+        if key not in self.known:
+            self.known[key] = self._contents(name, share)
+        return self.known[key]
+
+    def _contents(self, name: str, share: float) -> dict[str, Array]:
         op = self.ops[name]
         before = stored(self.model, op.weight)
+        if share < LEAST:
+            names = [op.weight] if op.bias is None or not self.moments else [op.weight, op.bias]
+            return {each: stored(self.model, each) for each in names}
         matrix = op.matrix(before)
         pattern = Pattern.parse(f"unstructured-{share:.4f}")
         mask = by_norm(matrix, None, pattern)
@@ -112,7 +134,7 @@ class Layers:
     def built(self, shares: Shares) -> ir.Model:
         model = clone(self.model)
         for name, share in shares.items():
-            if share >= 1e-4:
+            if share >= LEAST:
                 for initializer, array in self.contents(name, share).items():
                     store(model, initializer, array)
         return model
@@ -176,36 +198,79 @@ def as_much(shares: Shares, sizes: Mapping[str, int], share: float) -> Shares:
     return {name: min(high * s, 0.999) for name, s in shares.items()}
 
 
-def corrected(
-    layers: Layers, curves: Curves, samples: Dataset, original: Doubles, share: float
-) -> tuple[Shares, dict[str, float]]:
-    """The plan that damages the calibration samples least as a whole; what each candidate damages."""
-    sizes = {name: int(array.size) for name, array in layers.weights.items()}
-    candidates = dict(_candidates(layers, curves, sizes, share))
-    found: dict[str, float] = {}
-    first = next(iter(candidates))
-    for _ in range(1 + ROUNDS):
-        for name, shares in candidates.items():
-            if name not in found:
-                damage = damage_of(original, outputs(layers.built(shares), samples))
-                found[name] = damage.additive(classes=True)
-        first, second = sorted(found, key=lambda name: (found[name], name))[:2]
-        between = {name: (candidates[first][name] + candidates[second][name]) / 2 for name in sizes}
-        candidates[f"({first} + {second})"] = as_much(between, sizes, share)
-    return candidates[first], found
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What plans do on the calibration samples, as a whole and beside each other."""
+
+    layers: Layers
+    samples: Dataset
+    probes: Dataset
+    rounds: int
+
+    def whole(self, plan: Plan) -> float:
+        """Divergence from the original."""
+        batches = Batches.of(self.layers.model, self.samples, padded=True)
+        planned = self.layers.built({name: OFFERED[place] for name, place in plan.items()})
+        return _between(said(self.layers.model, batches), said(planned, batches)).additive(classes=True)
+
+    def beside(self, plan: Plan, steps: Sequence[Step]) -> dict[Step, float]:
+        """Squared distortion, which on few samples says more than the divergence."""
+        model = self.layers.model
+        batches = Batches.of(model, self.probes, padded=True)
+        original = said(model, batches)
+        planned = self.layers.built({name: OFFERED[place] for name, place in plan.items()})
+        base = _between(original, said(planned, batches)).additive(classes=False)
+        changes = [
+            Change(f"{place} {name}", name, self.layers.contents(name, OFFERED[place]))
+            for name, place in steps
+        ]
+        with one_thread():
+            found = measured(planned, changes, batches, original)
+        return {(name, place): found[f"{place} {name}"].distortion ** 2 - base for name, place in steps}
 
 
-def _candidates(
-    layers: Layers, curves: Curves, sizes: Mapping[str, int], share: float
-) -> Iterator[tuple[str, Shares]]:
-    by_divergence, _, _ = joint(layers, curves, share, classes=True)
-    by_distortion, _, _ = joint(layers, curves, share, classes=False)
-    yield "divergence", as_much(by_divergence, sizes, share)
-    yield "distortion", as_much(by_distortion, sizes, share)
-    for rule in ("lamp", "uniform", "erk"):
-        other = SCHEDULES[rule](layers.weights, share)
-        mixed = {name: (by_distortion[name] + other[name]) / 2 for name in sizes}
-        yield f"distortion and {rule}", as_much(mixed, sizes, share)
+def _between(original: Sequence[Array], changed: Sequence[Array]) -> Damage:
+    return damage_of(np.concatenate(original), np.concatenate(changed))
+
+
+def refined(
+    measuring: Measuring, curves: Curves, share: float, before: Shares | None
+) -> tuple[Shares, tuple[float, ...]]:
+    """The plan that measured rounds come to, and how its damage fell."""
+    sizes = {name: int(array.size) for name, array in measuring.layers.weights.items()}
+    layers = {
+        name: [LayerOption(int(size * s), curves.at(name, s, classes=False) if s else 0.0) for s in OFFERED]
+        for name, size in sizes.items()
+    }
+    starts = [_snapped(shares) for shares in _starts(measuring.layers, curves, sizes, share, before)]
+    found = measured_rounds(
+        layers,
+        int(share * sum(sizes.values())),
+        starts,
+        whole=measuring.whole,
+        beside=measuring.beside,
+        rounds=measuring.rounds,
+    )
+    return as_much({name: OFFERED[place] for name, place in found.plan.items()}, sizes, share), found.history
+
+
+def _snapped(shares: Shares) -> Plan:
+    return {name: int(np.abs(np.subtract(OFFERED, share)).argmin()) for name, share in shares.items()}
+
+
+def _starts(
+    layers: Layers, curves: Curves, sizes: Mapping[str, int], share: float, before: Shares | None
+) -> Iterator[Shares]:
+    for classes in (True, False):
+        ours, _, _ = joint(layers, curves, share, classes=classes)
+        yield as_much(ours, sizes, share)
+    rules = [schedule(layers.weights, share) for schedule in SCHEDULES.values()]
+    yield from rules
+    for other in rules:
+        mixed = {name: (ours[name] + other[name]) / 2 for name in sizes}
+        yield as_much(mixed, sizes, share)
+    if before is not None:
+        yield as_much(before, sizes, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,50 +281,59 @@ class Row:
     refit: bool
     share: float
     method: str
-    distortion: float
-    divergence: float
-    accuracy: float
-    zeros: float
+    distortion: float = 0.0
+    divergence: float = 0.0
+    accuracy: float = 0.0
+    zeros: float = 0.0
     note: str = ""
 
 
 def rows(trained: Trained, *, refit: bool, known: Sequence[Row]) -> Iterator[Row]:
     """What is not known yet."""
-    there = spread(len(trained.fit), FITTED + MEASURED)
-    apart = frozenset(there[place] for place in spread(len(there), MEASURED))
+    count = MEASURED[trained.name]
+    there = spread(len(trained.fit), FITTED + count)
+    apart = frozenset(there[place] for place in spread(len(there), count))
     fit = trained.fit.subset([index for index in there if index not in apart]) if refit else None
     samples = trained.fit.subset(sorted(apart))
     layers = Layers.of(trained, fit)
-    sizes = {name: int(array.size) for name, array in layers.weights.items()}
-    done = {(row.share, row.method) for row in known if (row.model, row.refit) == (trained.name, refit)}
+    done = {(row.share, row.method): row for row in known if (row.model, row.refit) == (trained.name, refit)}
     held = outputs(trained.clean, trained.held)
     missing = [share for share in RATIOS if (share, JOINT) not in done]
-    curves = Curves.measure(layers, samples) if missing else None
-    reference = outputs(trained.clean, samples)
+    curves = Curves.measure(layers, _some(samples, SINGLE[trained.name])) if missing else None
+    probes = _some(samples, PROBED[trained.name])
+    measuring = Measuring(layers, samples, probes, ROUNDS[trained.name])
+    before: Shares | None = None
     for share in RATIOS:
         plans: dict[str, tuple[Shares, str]] = {}
         if curves is not None and share in missing:
-            chosen, damages = corrected(layers, curves, samples, reference, share)
+            before, history = refined(measuring, curves, share, before)
             _, ours, programme = joint(layers, curves, share, classes=False)
-            damages |= {"sum, allocator": ours, "sum, dynamic programme": programme}
-            plans[JOINT] = chosen, json.dumps(damages)
+            sums = {"rounds": history, "sum, allocator": ours, "sum, dynamic programme": programme}
+            plans[JOINT] = before, json.dumps({**sums, "shares": before})
+        else:
+            before = json.loads(done[share, JOINT].note)["shares"]
         for method, schedule in SCHEDULES.items():
             if (share, method) not in done:
                 plans[method] = schedule(layers.weights, share), ""
         for method, (shares, note) in plans.items():
-            found = Quality.of(held, outputs(layers.built(shares), trained.held), trained.held)
-            zeros = sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values())
-            yield Row(
-                trained.name,
-                refit,
-                share,
-                method,
-                found.damage.distortion,
-                found.damage.divergence or 0.0,
-                found.accuracy,
-                zeros,
-                note,
-            )
+            yield _row(trained, layers, held, shares, Row(trained.name, refit, share, method, note=note))
+
+
+def _some(samples: Dataset, count: int) -> Dataset:
+    return samples.subset(spread(len(samples), count))
+
+
+def _row(trained: Trained, layers: Layers, held: Doubles, shares: Shares, row: Row) -> Row:
+    """The row with its numbers."""
+    found = Quality.of(held, outputs(layers.built(shares), trained.held), trained.held)
+    sizes = {name: int(array.size) for name, array in layers.weights.items()}
+    return replace(
+        row,
+        distortion=found.damage.distortion,
+        divergence=found.damage.divergence or 0.0,
+        accuracy=found.accuracy,
+        zeros=sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values()),
+    )
 
 
 def table(found: Sequence[Row]) -> str:
@@ -299,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     state: Path = given.state
     for name in given.models:
         started = time.monotonic()
-        for row in rows(Trained.load(name, HELD), refit=given.refit, known=_known(state)):
+        for row in rows(Trained.load(name, HELD[name]), refit=given.refit, known=_known(state)):
             with state.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(asdict(row)) + "\n")
         sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
@@ -312,10 +386,14 @@ def report(found: Sequence[Row]) -> None:
     ordered = sorted(found, key=lambda row: (row.model, row.refit, row.share))
     machine = fingerprint(1)
     heading = (
-        f"{NAME}: divergence, distortion and accuracy (%) on {HELD} held-out samples; * least divergence\n"
-        f"curves from {MEASURED} calibration samples at shares {', '.join(map(str, CURVE))}; "
-        f"fits from {FITTED}\n"
-        f"machine {machine.processor}, {machine.cores} cores"
+        f"{NAME}: divergence, distortion and accuracy (%) on held-out samples; * least divergence\n"
+        + "".join(
+            f"{name}: held out {HELD[name]}, curves from {SINGLE[name]} calibration samples at shares "
+            f"{', '.join(map(str, CURVE))}, plans from {MEASURED[name]}, changes from {PROBED[name]}, "
+            f"fits from {FITTED}\n"
+            for name in dict.fromkeys(row.model for row in ordered)
+        )
+        + f"machine {machine.processor}, {machine.cores} cores"
     )
     result = {"rows": [asdict(row) for row in ordered], "machine": machine.key}
     write_results(NAME, result, f"{heading}\n\n{table(ordered)}")

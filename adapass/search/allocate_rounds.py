@@ -148,8 +148,7 @@ def _replanned(
         places[name] = sorted(place for place in curve if low <= place <= high)
         offered[name] = [LayerOption(layers[name][p].removed, curve[p]) for p in places[name]]
     chosen = least_damage(offered, removed)
-    plan = {name: places[name][offered[name].index(option)] for name, option in chosen.items()}
-    return filled(layers, plan, removed)
+    return {name: places[name][offered[name].index(option)] for name, option in chosen.items()}
 
 
 def _check(layers: Layers, starts: Sequence[Plan]) -> None:

@@ -81,7 +81,9 @@ class PruneStructures(BudgetedPass):
     rows: int = 24
     """Positions (pixels, tokens) of each sample that count."""
     ridge: float = 1e-4
-    """Pull of fitted weights towards what they were, relative to the size of what they read."""
+    """Least pull of fitted weights towards what they were, relative to the size of what they read.
+
+    Stronger ones are tried, fitted on one half of the samples for the other."""
     generated: int = 0
     """Without data, fit on so many generated inputs; 0 refuses to. The model notes that it was so."""
     skip_sites: tuple[str, ...] = ()

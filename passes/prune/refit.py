@@ -22,13 +22,15 @@ import onnx_ir as ir
 from adapass.coupling.groups import Group
 from adapass.executor.threads import one_thread
 from adapass.moments.batches import Batches
-from adapass.moments.second import CrossSums
+from adapass.moments.second import CrossMoments, CrossSums
 from adapass.moments.sources import Floats, Selection, Source, stored_rows
 from adapass.moments.walk import Values, Walk, read_by
-from adapass.passes.prune.least_squares import fitted
+from adapass.passes.prune.least_squares import fitted, joined, tried_ridge
 from adapass.passes.prune.linear_ops import LinearOp, linear_ops, store, stored
 
 Integers = npt.NDArray[np.int64]
+RIDGES = (1.0, 30.0, 1e3, 3e4)
+"""Multiples of the ridge that are tried."""
 
 
 class Refit(StrEnum):
@@ -105,15 +107,16 @@ def _fit_stage(
 ) -> list[str]:
     """Products that read the same rows share their moments, and are solved for together."""
     together = _together(stage)
-    sums = [CrossSums() for _ in together]
+    sums = [(CrossSums(), CrossSums()) for _ in together]
     found = made.look([name for aim in stage for name in (aim.pair.after.source.value, aim.residual) if name])
-    for (selection, wants), (_, has) in zip(shown, found, strict=True):
-        for aims, sum_ in zip(together, sums, strict=True):
+    for number, ((selection, wants), (_, has)) in enumerate(zip(shown, found, strict=True)):
+        for aims, halves in zip(together, sums, strict=True):
             y = [_missing(aim, batches, selection, wants, has) for aim in aims]
-            sum_.add(_rows(has, aims[0].pair.after.source, batches, selection), np.hstack(y))
+            halves[number % 2].add(_rows(has, aims[0].pair.after.source, batches, selection), np.hstack(y))
     names: list[str] = []
-    for aims, sum_ in zip(together, sums, strict=True):
-        names += _solve(original, pruned, aims, sum_, ridge)
+    for aims, halves in zip(together, sums, strict=True):
+        seen = [half.done(aims[0].pair.after.node) for half in halves[: len(batches.groups)]]
+        names += _solve(original, pruned, aims, seen, ridge)
     return names
 
 
@@ -125,16 +128,20 @@ def _together(stage: Sequence[Aim]) -> list[list[Aim]]:
 
 
 def _solve(
-    original: ir.Model, pruned: ir.Model, aims: Sequence[Aim], sum_: CrossSums, ridge: float
+    original: ir.Model, pruned: ir.Model, aims: Sequence[Aim], seen: Sequence[CrossMoments], ridge: float
 ) -> list[str]:
+    """Fit on all that was ``seen``, with the ridge that does best where one half is fitted for the other."""
     before = [
         aim.pair.before.matrix(stored(original, aim.pair.before.weight))[
             np.ix_(aim.pair.inputs, aim.pair.outputs)
         ]
         for aim in aims
     ]
-    op = aims[0].pair.after
-    best, bias = fitted(sum_.done(op.node), np.hstack(before), ridge=ridge, bias=op.bias is not None)
+    op, start_at = aims[0].pair.after, np.hstack(before)
+    if len(seen) == 2:
+        ridges = [ridge * factor for factor in RIDGES]
+        ridge = tried_ridge(seen[0], seen[1], start_at, ridges, bias=op.bias is not None)
+    best, bias = fitted(joined(seen), start_at, ridge=ridge, bias=op.bias is not None)
     names: list[str] = []
     start = 0
     for aim, matrix in zip(aims, before, strict=True):

@@ -19,6 +19,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from adapass.passes.prune.least_squares import factored
+
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -102,12 +104,10 @@ def by_score(scores: Doubles) -> Removal:
 
 def _inverse(gram: Doubles) -> Doubles:
     """Of the damped matrix, through its Cholesky factor, by columns (Fortran) as the updates want it."""
-    from scipy.linalg.lapack import dpotrf, dpotri
+    from scipy.linalg.lapack import dpotri
 
     mean = float(np.trace(gram)) / len(gram)
-    damped = gram + (DAMPING * mean if mean > 0.0 else 1.0) * np.eye(len(gram))
-    factor, failed = dpotrf(damped, lower=1)
-    assert not failed  # the damping makes it positive definite
+    factor, _ = factored(gram, DAMPING * mean if mean > 0.0 else 1.0)
     half, _ = dpotri(factor, lower=1)
     lower = np.tril(half)
     return np.asfortranarray(lower + np.tril(lower, -1).T)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from adapass.facts import FactCache
-from adapass.passes.prune.curves import Some, has_tokens, parted
-from tests.passes.prune.nets import TOKENS, Images, network
+from adapass.graph.text import clone
+from adapass.moments.batches import Batches
+from adapass.passes.prune.curves import Change, Some, has_tokens, measured, parted, said
+from adapass.passes.prune.linear_ops import store, stored
+from adapass.search.damage import damage_of
+from tests.passes.prune.nets import CONVS, TOKENS, Images, network
 
 
 def test_fitted_and_measured_samples_are_apart() -> None:
@@ -39,3 +44,22 @@ def test_some_samples_are_samples() -> None:
     assert some.labels is not None
     assert some.labels.tolist() == [7, 2, 5]
     assert Some(Images(10), (1,)).labels is None
+
+
+def test_changes_beside_a_plan_count_what_the_plan_lost() -> None:
+    model = network(CONVS)
+    planned = clone(model)
+    store(planned, "w1", stored(model, "w1") * 0.5)
+    batches = Batches.of(model, Images(8))
+    weight = stored(model, "w3")
+    changes = [Change("same", "h2", {"w3": weight}), Change("less", "h2", {"w3": weight * 0.5})]
+
+    original = said(model, batches)
+    found = measured(planned, changes, batches, original)
+    alone = measured(planned, changes, batches)
+
+    lost = damage_of(np.concatenate(original), np.concatenate(said(planned, batches)))
+    assert found["same"].distortion == pytest.approx(lost.distortion, rel=1e-4)
+    assert lost.distortion > 0.01
+    assert found["less"].distortion > lost.distortion
+    assert alone["same"].distortion < 1e-6

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from adapass.errors import DataError
 from adapass.moments import CrossMoments
 from adapass.moments.second import CrossSums
-from adapass.passes.prune.least_squares import fitted, squared_error
+from adapass.passes.prune.least_squares import factored, fitted, joined, squared_error, tried_ridge
 
 Doubles = npt.NDArray[np.float64]
 RNG = np.random.default_rng(0)
@@ -86,3 +87,61 @@ def test_the_error_is_that_of_the_rows(bias: bool) -> None:
     found = squared_error(_sums(X, y), matrix, shift)
 
     assert found == pytest.approx(float(((X @ matrix + shift - y) ** 2).sum()), rel=1e-8)
+
+
+RIDGES = (1e-6, 1e-3, 1.0, 1e3)
+
+
+def _halves(rows: int, noise: float) -> tuple[CrossMoments, CrossMoments]:
+    x = RNG.normal(size=(2, rows, 6))
+    y = x @ TRUTH + noise * RNG.normal(size=(2, rows, 4))
+    return _sums(x[0], y[0]), _sums(x[1], y[1])
+
+
+def test_joined_moments_are_those_of_all_rows() -> None:
+    y = np.sin(X @ TRUTH)
+    whole = _sums(X, y)
+
+    parts = joined([_sums(X[:130], y[:130]), _sums(X[130:], y[130:])])
+
+    assert parts.x.rows == whole.x.rows
+    for found, wanted in (
+        (parts.x.total, whole.x.total),
+        (parts.x.gram, whole.x.gram),
+        (parts.total, whole.total),
+        (parts.cross, whole.cross),
+        (parts.squares, whole.squares),
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
+def test_few_noisy_rows_are_not_fitted_where_the_weights_are_right() -> None:
+    assert tried_ridge(*_halves(8, 3.0), TRUTH, RIDGES, bias=True) >= 1.0
+
+
+def test_many_rows_are_believed_where_the_weights_are_wrong() -> None:
+    assert tried_ridge(*_halves(400, 0.01), np.zeros_like(TRUTH), RIDGES, bias=True) <= 1e-3
+
+
+def test_rounding_of_a_large_mean_is_damped_away() -> None:
+    """Rows that are all but constant: centred in single precision, the moments are not a covariance."""
+    x = (1000.0 + 1e-3 * RNG.normal(size=(20, 6))).astype(np.float32)
+    sums = CrossSums()
+    sums.add(x, x[:, :4])
+    moments = sums.done("x")
+    assert np.linalg.eigvalsh(moments.x.covariance).min() < -1e-8
+
+    matrix, bias = fitted(moments, TRUTH, ridge=1e-4, bias=True)
+
+    assert np.isfinite(matrix).all()
+    np.testing.assert_allclose(x @ matrix + bias, x[:, :4], rtol=1e-4)
+
+
+def test_damping_that_is_enough_stays() -> None:
+    assert factored(np.eye(3), 0.5)[1] == 0.5
+    assert factored(np.diag([1.0, -0.3]), 0.05)[1] == 0.5
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(DataError, match="not finite on the calibration samples"):
+        factored(np.array([[np.inf]]), 1.0)
