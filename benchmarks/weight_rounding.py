@@ -105,7 +105,7 @@ def measure(trained: Trained, reference: Doubles, format_: str, method: str, sam
 def changed_share(before: Doubles, after: Doubles) -> float:
     """Share of rows whose largest entry is another one."""
     classes = [[int(place) for place in each.argmax(axis=-1)] for each in (before, after)]
-    return sum(a != b for a, b in zip(*classes, strict=True)) / len(before)
+    return float(sum(a != b for a, b in zip(*classes, strict=True)) / len(before))
 
 
 def table(rows: Sequence[Row]) -> str:
