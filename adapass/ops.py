@@ -6,13 +6,20 @@ portable export inlines the body. Nothing else lives in this domain.
 
     operator      inputs                 output
     ExitSelect    stop, taken, rest      selected
+    LogRound      x, scale, base, last   rounded
 
 ``ExitSelect(stop, taken, rest)``
     Per sample: ``taken`` where ``stop`` holds, else ``rest``. ``stop`` is bool ``[B]``. ``taken`` and
     ``rest`` have one type, and either lead with the batch axis or are scalars that stand for every
     sample. A generator need not compute what only feeds ``rest`` for samples with ``stop``.
 
-How early exits use it (E exits, numbered 0 to E-1 in execution order):
+``LogRound(x, scale, base, last)``
+    What is left of ``x >= 0`` when only the code ``round(-log(x / scale) / log(base))``, 0 to ``last``, is
+    kept: ``scale * base ^ -code``. Larger numbers become ``scale``, and those whose code would lie beyond
+    ``last`` become 0, which has a code of its own. ``scale``, ``base`` (above 1) and ``last`` are scalars of
+    the type of ``x``. A generator may store the codes in the place of ``x``.
+
+How early exits use ExitSelect (E exits, numbered 0 to E-1 in execution order):
 
     adapass_exit_thresholds                        graph input float32 [E] with an initializer of that name
     h_k                                            what exit k returns: type and shape of the model's output
@@ -46,6 +53,7 @@ from adapass.errors import ModelError, UsageError
 DOMAIN = "adapass"
 VERSION = 1
 EXIT_SELECT = "ExitSelect"
+LOG_ROUND = "LogRound"
 EXIT_THRESHOLDS = "adapass_exit_thresholds"
 EXIT_INDEX = "adapass_exit"
 EXITS_METADATA = "adapass.exits"
@@ -72,6 +80,29 @@ ExitSelect (stop, taken, rest) => (selected)
     shape = Concat <axis = 0> (batch, tail)
     mask = Reshape (stop, shape)
     selected = Where (mask, taken, rest)
+}}
+""",
+        LOG_ROUND: """
+<domain: "adapass", opset_import: ["" : {opset}]>
+LogRound (x, scale, base, last) => (rounded)
+{{
+    share = Div (x, scale)
+    tiny_float = Constant <value_float = 1e-37> ()
+    tiny = CastLike (tiny_float, x)
+    positive = Max (share, tiny)
+    octave = Log (base)
+    height = Log (positive)
+    height_in_steps = Div (height, octave)
+    depth = Neg (height_in_steps)
+    code = Round (depth)
+    zero = Sub (scale, scale)
+    stored = Clip (code, zero, last)
+    height_stored = Mul (stored, octave)
+    depth_stored = Neg (height_stored)
+    power = Exp (depth_stored)
+    restored = Mul (power, scale)
+    is_zero = Greater (code, last)
+    rounded = Where (is_zero, zero, restored)
 }}
 """,
     }

@@ -38,6 +38,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "merge-parallel-matmuls": "adapass.passes.clean.merge_parallel_matmuls:MergeParallelMatmuls",
         "prune-structures": "adapass.passes.prune.prune_structures:PruneStructures",
         "quantize-8bit": "adapass.passes.quantize.quantize_8bit:Quantize8bit",
+        "quantize-log": "adapass.passes.quantize.logarithmic.quantize_log:QuantizeLog",
         "quantize-weights": "adapass.passes.quantize.weight_only.quantize_weights:QuantizeWeights",
         "remove-blocks": "adapass.passes.prune.remove_blocks:RemoveBlocks",
         "remove-dead-code": "adapass.passes.clean.remove_dead_code:RemoveDeadCode",

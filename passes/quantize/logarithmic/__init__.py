@@ -1,0 +1,1 @@
+"""Few codes for activations whose numbers range over orders of magnitude."""
