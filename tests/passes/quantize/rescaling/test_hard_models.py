@@ -15,11 +15,15 @@ from adapass.facts import FactCache
 from adapass.graph.check import check_structure
 from adapass.graph.save import to_bytes
 from adapass.graph.stand_ins import stand_ins
+from adapass.passes.exits.heads import HeadKind
+from adapass.passes.exits.insert_exits import InsertExits
+from adapass.passes.exits.record import read_record
 from adapass.passes.quantize.opened import rescaled_form
 from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from adapass.passes.quantize.ranges import RangeMethod
 from adapass.passes.quantize.rescaling.migrate import Migrate
 from adapass.passes.quantize.sites import Setting
+from adapass.pipeline import Pipeline
 from adapass.text_form import parse_pass
 from tests.passes.quantize.rescaling.hard_models import images, uneven_blocks, uneven_mlp, vectors
 from tests.passes.rows import Rows
@@ -165,3 +169,17 @@ def test_options_round_trip_as_text(text: str) -> None:
 def test_refuses_an_alpha_that_makes_no_sense() -> None:
     with pytest.raises(RecipeError, match="alpha"):
         parse_pass("quantize-8bit{alpha=1.5}")
+
+
+def test_heads_of_exits_that_read_rescaled_channels_are_rescaled_with_them() -> None:
+    """Exits are fitted on the float model before; the search finds their cuts by the names they had."""
+    model = uneven_mlp()
+
+    result = Pipeline([InsertExits(head=HeadKind.LINEAR), DEFAULT]).run(model, data=vectors(1)).model
+
+    names = {value.name for node in result.graph for value in node.outputs}
+    cuts = read_record(result).cuts
+    assert "n" in cuts
+    assert "n" not in names
+    assert {stand_ins(result).get(cut, cut) for cut in cuts} <= names
+    assert agreement(model, result, vectors(2)) > 0.95
