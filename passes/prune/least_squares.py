@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from adapass.errors import DataError
 from adapass.moments import CrossMoments
+from adapass.moments.batches import spread
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -88,7 +89,7 @@ def tried_ridge(
 
     Of many outputs some are looked at, evenly spaced.
     """
-    some = np.unique(np.linspace(0, before.shape[1] - 1, min(before.shape[1], TRIED_OUTPUTS)).astype(int))
+    some = np.array(spread(before.shape[1], TRIED_OUTPUTS), np.int64)
     shown, held, before = _of_outputs(shown, some), _of_outputs(held, some), before[:, some]
     errors: list[float] = []
     for ridge in ridges:

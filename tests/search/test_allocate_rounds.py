@@ -120,3 +120,19 @@ def test_refusals() -> None:
         )
     with pytest.raises(BudgetError, match="cannot give as many"):
         measured_rounds(layers, 4000, [dict.fromkeys(layers, 0)], whole=problem.whole, beside=problem.beside)
+
+
+def test_what_is_measured_beside_the_plan_decides() -> None:
+    """Alone both layers look the same; beside the plan one costs a hundred times the other."""
+    layers = {name: [LayerOption(int(1000 * s), float(s)) for s in SHARES] for name in ("dear", "cheap")}
+
+    def whole(plan: Plan) -> float:
+        return float(100.0 * SHARES[plan["dear"]] + SHARES[plan["cheap"]])
+
+    def beside(plan: Plan, changes: Sequence[Change]) -> Mapping[Change, float]:
+        return {(name, place): whole({**plan, name: place}) - whole(plan) for name, place in changes}
+
+    start = dict.fromkeys(layers, 8)
+    found = measured_rounds(layers, _gone(layers, start), [start], whole=whole, beside=beside, rounds=1)
+
+    assert found.plan == {"dear": 4, "cheap": 12}
