@@ -117,16 +117,13 @@ class Histogram:
     def _information_lost(self, low: float, high: float) -> float:
         """Divergence of what is left in 8 bits from what was seen, both as histograms of [low, high].
 
-        What was cut off counts as seen at the ends. Zeros are exact in 8 bits, so a heap of them (behind a
-        Relu) must not count: their bin is taken to hold no more than the next one. Otherwise, eight bits
-        tell only how many numbers a level holds: they are taken to be spread evenly over those bins of the
-        level that were seen at all. Every range has as many bins, so that chance costs all the same.
+        What was cut off counts as seen at the ends. Eight bits tell only how many numbers a level holds: they
+        are taken to be spread evenly over those bins of the level that were seen at all. Every range has as
+        many bins, so that chance, and a heap of zeros behind a Relu, cost all the same.
         """
         if high - low < np.finfo(np.float32).tiny:
             return float("inf")
-        counts = self.counts.astype(np.float64)
-        counts[BINS // 2] = min(counts[BINS // 2], counts[BINS // 2 + 1])
-        below = np.concatenate([[0.0], np.cumsum(counts)])
+        below = np.concatenate([[0.0], np.cumsum(self.counts)])
         at = np.interp(np.linspace(low, high, (LEVELS + 1) * _BINS_A_LEVEL + 1), self._edges(), below)
         inside = np.diff(at)
         seen = inside.copy()

@@ -45,7 +45,7 @@ def _pairs(walks: Mapping[tuple[ir.Node, int], _Walk]) -> tuple[list[Link], list
     alone: list[Refusal] = []
     for (product, index), walk in walks.items():
         other = walks.get((product, 1 - index))
-        if other is None or other.count != walk.count or other.heads != walk.heads:
+        if other is None or other.count != walk.count:
             alone.append(Refusal(walk.name, "the other operand of a product cannot be rescaled"))
         elif index == 0:
             links.append(
@@ -73,8 +73,6 @@ class _Walk:
     reads: list[Read] = field(default_factory=list[Read])
     contracted: tuple[ir.Node, int] | None = None
     """A product of two activations that sums over the channels, and which operand this is."""
-    heads: tuple[int, ...] = ()
-    """Sizes of the axes that hold the channels there."""
 
     def link(self) -> Link:
         if not self.reads:
@@ -167,6 +165,3 @@ def _contract(walk: _Walk, node: ir.Node, index: int, value: ir.Value, place: Pl
     if place.axes[-1] != summed or any(axis >= rank - 2 for axis in others):
         raise Reject(NOT_APART)
     walk.contracted = (node, index)
-    shape = value.shape
-    assert shape is not None  # its rank is known
-    walk.heads = tuple(size for axis in place.axes if isinstance(size := shape[axis], int))

@@ -120,6 +120,23 @@ def test_without_a_bias_nothing_is_added(coarse_net: ir.Model) -> None:
     assert extra == 1, "the integer bias of the convolution that had none"
 
 
+def test_a_constant_of_every_position_is_no_bias() -> None:
+    model = parse(
+        f"""
+        {HEADER}
+        g (float[N, 5, 16] x) => (float[N, 5, 8] y)
+        <float[16, 8] w = {literal(weight(1, 16, 8))}, float[5, 8] places = {literal(weight(2, 5, 8))}>
+        {{ p = MatMul(x, w)
+           y = Add(p, places) }}
+        """
+    )
+
+    result = quantized(model, Rows({"x": weight(3, 8, 5, 16)}), correct=True)
+
+    adding = next(node for node in result.graph if node.op_type == "Add")
+    assert "places" in {value.name for value in adding.inputs if value is not None}
+
+
 def test_the_option_off_leaves_biases_as_they_are(mlp: ir.Model, rows: Samples) -> None:
     result = quantized(mlp, rows, correct=False)
 

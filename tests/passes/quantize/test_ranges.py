@@ -74,6 +74,20 @@ def test_entropy_keeps_an_even_spread_whole(zeros: int) -> None:
     assert high > 15.0
 
 
+def test_entropy_is_not_misled_by_a_heap_of_zeros() -> None:
+    """Behind a Relu half of all numbers are 0."""
+    numbers = np.maximum(np.random.default_rng(2).normal(size=200_000), 0.0)
+
+    assert filled(numbers).range(RangeMethod.ENTROPY, 99.9)[1] > 4.0
+
+
+def test_entropy_counts_what_it_cuts_off() -> None:
+    random = np.random.default_rng(2)
+    heavy = np.concatenate([random.normal(size=100_000), random.uniform(4.0, 16.0, size=5_000)])
+
+    assert filled(heavy).range(RangeMethod.ENTROPY, 99.9)[1] > 15.0
+
+
 def test_entropy_loses_less_information_than_everything_seen() -> None:
     """Divergence of the rounded numbers (spread over their levels) from the numbers, by histograms."""
     numbers = np.concatenate([np.random.default_rng(3).normal(size=100_000), [150.0]])
