@@ -116,22 +116,23 @@ def table(rows: Sequence[Row]) -> str:
     )
     lines = [head]
     for row in rows:
-        ratio = best_nearest(rows, row) / row.divergence if row.divergence > 0.0 else float("inf")
+        nearest = best_nearest(rows, row)
+        ratio = "-" if nearest is None or row.divergence <= 0.0 else f"{nearest / row.divergence:.2f}"
         lines.append(
             f"{row.model:<18}{row.format:<11}{row.method:<14}{row.changed:>9.2%}{row.divergence:>12.5f}"
-            f"{row.distortion:>14.4f}{row.accuracy:>10.2%}{row.file_bytes / 1e6:>7.1f}{ratio:>14.2f}"
+            f"{row.distortion:>14.4f}{row.accuracy:>10.2%}{row.file_bytes / 1e6:>7.1f}{ratio:>14}"
         )
     return "\n".join(lines)
 
 
-def best_nearest(rows: Sequence[Row], like: Row) -> float:
-    """The least divergence of rounding to nearest, of the model and format of ``like``."""
+def best_nearest(rows: Sequence[Row], like: Row) -> float | None:
+    """The least divergence of rounding to nearest, of the model and format of ``like``; ``None``: not there."""
     found = [
         row.divergence
         for row in rows
         if row.method in BASELINES and (row.model, row.format) == (like.model, like.format)
     ]
-    return min(found, default=float("nan"))
+    return min(found, default=None)
 
 
 def known_rows(file: Path, samples: int) -> list[Row]:

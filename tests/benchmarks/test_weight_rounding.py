@@ -32,6 +32,7 @@ ROWS = (
 def test_compares_with_the_better_of_the_two_nearest() -> None:
     assert best_nearest(ROWS, ROWS[2]) == 0.008
     assert table(ROWS).splitlines()[3].split()[-1] == "4.00"
+    assert table([replace(ROW, method="learned")]).splitlines()[1].split()[-1] == "-"
 
 
 def test_goes_on_where_it_was(tmp_path: Path) -> None:

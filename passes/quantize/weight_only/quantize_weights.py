@@ -109,6 +109,11 @@ class QuantizeWeights(BudgetedPass):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
 
+    @property
+    def sketch(self) -> QuantizeWeights:
+        """Second order tells which weight matters as well as learning does, in a fraction of the time."""
+        return replace(self, rounding=Rounding.SECOND_ORDER) if self.rounding == Rounding.LEARNED else self
+
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         del facts
         sites, refusals = self._find(model)
@@ -133,7 +138,7 @@ class QuantizeWeights(BudgetedPass):
             raise_opset(model, max(format_.opset for _, format_ in chosen))
             parts: dict[str, Mapping[str, str]] = {}
             for site, format_ in chosen:
-                form = stored_form(site.matrix, None, format_, self._method.without_data)
+                form = stored_form(site.matrix, None, format_, self._method)
                 parts[site.name] = lay_out(model.graph, site.node, format_, form)
             remove_dead_nodes(model)
             formats = {site.name: format_ for site, format_ in chosen}
@@ -195,7 +200,7 @@ class QuantizeWeights(BudgetedPass):
             model,
             [(choice, *_offered(choice, offers)) for choice in choices],
             samples,
-            self._method,
+            self.sketch._method,
             calibration_samples=self.calibration_samples,
             rows_each=self.calibration_rows,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import ml_dtypes
@@ -37,11 +37,6 @@ class Method:
     damping: float
     ordered: bool
 
-    @property
-    def without_data(self) -> Method:
-        """Nothing to weigh errors with: every weight to its nearest integer."""
-        return replace(self, rounding=Rounding.NEAREST)
-
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -65,7 +60,7 @@ class Stored:
 
 
 def stored_form(matrix: Doubles, gram: Doubles | None, format_: Format, method: Method) -> Stored:
-    """Bring a finite matrix [K, N] into a format; ``gram`` [K, K] of its inputs, ``None`` without data.
+    """Bring a finite matrix [K, N] into a format; ``gram`` [K, K] of its inputs. Without (``None``): nearest.
 
     Raises:
         UsageError: rounding is to be learned and torch is not installed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,6 +309,19 @@ def test_damage_is_judged_on_samples_that_rounding_did_not_see(mlp: ir.Model, re
     family.apply(after, FactCache(after), [choice])
     family.fit(after, even)
     assert found.distortion == pytest.approx(moved(mlp, after, odd), rel=1e-3)
+
+
+def test_damage_of_learned_rounding_is_sketched_without_torch(
+    mlp: ir.Model, related: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    learned, second = (step(rounding=each) for each in (Rounding.LEARNED, Rounding.SECOND_ORDER))
+    choices = learned.propose(mlp, FactCache(mlp)).choices
+
+    assert learned.sketch == second
+    assert second.sketch is second
+    found = [family.damages(mlp, FactCache(mlp), choices, related) for family in (learned, second)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
