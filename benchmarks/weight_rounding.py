@@ -126,7 +126,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def best_nearest(rows: Sequence[Row], like: Row) -> float | None:
-    """The least divergence of rounding to nearest, of the model and format of ``like``; ``None``: not there."""
+    """The least divergence of rounding to nearest, of the model and format of ``like``, if it is there."""
     found = [
         row.divergence
         for row in rows

@@ -69,18 +69,19 @@ def _matrix(site: Site, array: Array, family: str) -> Doubles:
         raise VerificationError(f"{family}: the weight of '{site.name}' is restored as {array.dtype}")
     wide = array.astype(np.float64)
     flat = wide.reshape(len(wide), -1).T if site.convolution else wide
-    if flat.shape != site.matrix.shape:
+    if flat.shape != site.shape:
         raise VerificationError(
             f"{family}: the weight of '{site.name}' is restored as {list(flat.shape)}, "
-            f"{list(site.matrix.shape)} expected"
+            f"{list(site.shape)} expected"
         )
     return flat
 
 
 def _judge(family: str, site: Site, format_: Format, restored: Doubles) -> None:
-    size = float(np.linalg.norm(site.matrix))
-    error = float(np.linalg.norm(restored - site.matrix))
-    allowed = allowed_error(site.matrix, format_)
+    matrix = site.matrix
+    size = float(np.linalg.norm(matrix))
+    error = float(np.linalg.norm(restored - matrix))
+    allowed = allowed_error(matrix, format_)
     if not error <= allowed * size:
         raise VerificationError(
             f"{family}: the weight of '{site.name}' is off by {error / size if size else np.inf:.3g} of its "

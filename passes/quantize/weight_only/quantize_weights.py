@@ -231,10 +231,10 @@ class QuantizeWeights(BudgetedPass):
     def _full(self, format_: Format, site: Site) -> Format:
         """The format as this site takes it, with the branch that ``correction_rank`` asks for."""
         if site.convolution:
-            return format_.for_convolution(len(site.matrix))
+            return format_.for_convolution(site.shape[0])
         if format_.kind is not Kind.INTEGER or format_.rank:
             return format_
-        return replace(format_, rank=min(self.correction_rank, min(site.matrix.shape) // 2))
+        return replace(format_, rank=min(self.correction_rank, min(site.shape) // 2))
 
     def _find(self, model: ir.Model) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
         return find_sites(model, self._formats(), self.min_elements, self.skip_sites)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 
 import numpy as np
@@ -26,8 +27,20 @@ class Site:
 
     node: ir.Node
     op: LinearOp
-    matrix: Doubles
-    """[inputs, outputs]; ``alpha`` of a Gemm multiplied in."""
+    model: ir.Model
+
+    @property
+    def matrix(self) -> Doubles:
+        """[inputs, outputs]; ``alpha`` of a Gemm multiplied in. Read anew each time: weights may be large."""
+        return self.op.matrix(stored(self.model, self.op.weight))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the matrix."""
+        weight = self.model.graph.initializers[self.op.weight].shape
+        assert weight is not None  # an initializer has one
+        sizes = [int(size) for size in weight.numpy()]
+        return (prod(sizes[1:]), sizes[0]) if self.op.transposed else (sizes[0], sizes[1])
 
     @property
     def name(self) -> str:
@@ -51,7 +64,7 @@ def find_sites(
             continue
         name = node.outputs[0].name or ""
         op = ops.get(name)
-        site = None if op is None else Site(node, op, op.matrix(stored(model, op.weight)))
+        site = None if op is None else Site(node, op, model)
         reason = _objection(model, name, site, min_elements, skip)
         if reason is None and raised is not None:
             reason = f"the opset cannot be raised because of {raised}"
@@ -69,7 +82,7 @@ def possible_formats(model: ir.Model, formats: Sequence[Format]) -> list[Format]
 
 def choice_of(family: str, site: Site, setting: str, format_: Format, *, symmetric: bool) -> Choice:
     """A choice, with what it stores (``format_``: all of it) and who runs it faster."""
-    inputs, outputs = site.matrix.shape
+    inputs, outputs = site.shape
     detail: dict[str, object] = {
         "operator": site.node.op_type,
         "weight_shape": [inputs, outputs],
@@ -101,7 +114,7 @@ def _objection(
         return "another product reads the same weight"
     if model.graph.initializers[site.op.weight].dtype != ir.DataType.FLOAT:
         return "the weight is not in single precision"
-    if site.matrix.size < min_elements:
+    if prod(site.shape) < min_elements:
         return "the weight is too small"
     if not np.isfinite(site.matrix).all():
         return "the weight has numbers that are not finite"
@@ -112,4 +125,4 @@ def has_room(format_: Format, site: Site) -> bool:
     """A branch of the full rank would be the weight again; a convolution has none."""
     if format_.kind is not Kind.INTEGER or not format_.rank:
         return True
-    return not site.convolution and format_.rank * 2 <= min(site.matrix.shape)
+    return not site.convolution and format_.rank * 2 <= min(site.shape)
