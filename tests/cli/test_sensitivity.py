@@ -12,6 +12,7 @@ from typer.testing import Result
 from tests.passes.rows import literal, weight
 
 Invoke = Callable[..., Result]
+PLAIN = ("--quantizer", "quantize-8bit{migrate=never}")
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def test_names_the_layer_the_reason_and_what_to_do(invoke: Invoke, collapsing: Path, rows: Path) -> None:
-    result = invoke("analyze", collapsing, "--data", rows, "--sensitivity")
+    result = invoke("analyze", collapsing, "--data", rows, "--sensitivity", *PLAIN)
 
     assert result.exit_code == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
@@ -53,7 +54,7 @@ def test_names_the_layer_the_reason_and_what_to_do(invoke: Invoke, collapsing: P
 
 
 def test_says_it_as_json(invoke: Invoke, collapsing: Path, rows: Path) -> None:
-    result = invoke("analyze", collapsing, "--data", rows, "--sensitivity", "--json")
+    result = invoke("analyze", collapsing, "--data", rows, "--sensitivity", "--json", *PLAIN)
 
     found = json.loads(result.stdout)
     assert found["inputs"] == "rows.npz"
@@ -63,7 +64,7 @@ def test_says_it_as_json(invoke: Invoke, collapsing: Path, rows: Path) -> None:
 
 
 def test_without_data_says_that_inputs_are_generated(invoke: Invoke, collapsing: Path) -> None:
-    result = invoke("analyze", collapsing, "--sensitivity", "--json")
+    result = invoke("analyze", collapsing, "--sensitivity", "--json", *PLAIN)
 
     found = json.loads(result.stdout)
     assert found["inputs"].startswith("generated inputs")
@@ -71,7 +72,7 @@ def test_without_data_says_that_inputs_are_generated(invoke: Invoke, collapsing:
 
 
 def test_another_quantizer_gives_another_answer(invoke: Invoke, collapsing: Path, rows: Path) -> None:
-    quantizer = "quantize-8bit{per-channel=false}"
+    quantizer = "quantize-8bit{per-channel=false migrate=never}"
 
     result = invoke(
         "analyze", collapsing, "--data", rows, "--sensitivity", "--quantizer", quantizer, "--json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -157,8 +158,12 @@ def test_whole_tensors_are_bounded(claimed: Header, message: str, data: bytes, b
 def test_a_bomb_is_not_unpacked() -> None:
     bomb = zlib.compress(b"\0" * (1 << 24))
 
+    tracemalloc.start()
     with pytest.raises(ArtifactError, match="does not hold the 64 bytes"):
         inflated(bomb, 64)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
     with pytest.raises(ArtifactError, match="cannot be unpacked"):
         inflated(b"nonsense", 64)
 

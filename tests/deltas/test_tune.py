@@ -32,6 +32,18 @@ def test_takes_the_sparsest_that_agrees(base: ir.Model, make_fine: MakeFine, sam
     assert tight.samples == 200
 
 
+def test_reports_on_samples_that_were_not_chosen_on(base: ir.Model, make_fine: MakeFine) -> None:
+    """Every other sample is the same one: on those that are chosen on, all agree or none does."""
+    rows = weight(7, 200, 32)
+    rows[0::2] = rows[0].copy()
+    samples = load_data({"x": rows}, base)
+
+    found = tune(base, make_fine(size=0.1), samples, densities=(0.05,), alphas=(1.0,))
+
+    assert found.tried[0].agreement in (0.0, 1.0)
+    assert 0.0 < found.agreement < 1.0
+
+
 def test_says_when_nothing_agrees(base: ir.Model, make_fine: MakeFine, samples: Dataset) -> None:
     found = tune(base, make_fine(size=1.0), samples, densities=(0.01,), alphas=(1.0,), agreement=1.0)
 

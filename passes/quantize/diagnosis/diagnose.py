@@ -13,7 +13,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from adapass.budgeted import Damage, Samples
-from adapass.errors import UsageError
+from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
 from adapass.passes.quantize.chains import settled
@@ -74,7 +74,9 @@ def diagnose(
     setting: Setting = Setting.STATIC,
     count: int = 64,
 ) -> Diagnosis:
-    """Measure every layer of ``model`` on ``count`` evenly spaced samples.
+    """Measure every layer of ``model`` on ``count`` evenly spaced samples, as ``options`` would round it.
+
+    Unless they say ``migrate=never``, outliers are moved into weights first, where that clearly helps.
 
     Raises:
         UsageError: the model has no layer that can be quantized.
@@ -82,6 +84,9 @@ def diagnose(
 
     """
     options = options or Quantize8bit()
+    if len(samples) == 0:
+        raise DataError("the data has no samples to measure layers on; give at least one")
+    model = options.rescaled(model, samples, setting)
     proposal = options.propose(model, FactCache(model))
     refused = MappingProxyType({refusal.site: refusal.reason for refusal in proposal.refusals})
     sites = [site for site in options.sites(model) if setting in site.settings]

@@ -22,7 +22,10 @@ class Remedy(StrEnum):
     """What to do; the options are those of ``quantize-8bit``."""
 
     PER_CHANNEL = "per-channel=true gives each channel of the weight its own scale"
-    MIGRATE = "move the outlier channel into the weights behind it (migration), or settings=dynamic"
+    MIGRATE = (
+        "migrate=always moves the outlier channel into the weights behind it (auto: only where that clearly "
+        'helps); settings=["dynamic"] follows each input'
+    )
     PERCENTILE = "ranges=percentile cuts the few numbers that stretch the range"
     WIDEN = "ranges=min-max cuts nothing"
     FLOAT = "keep it in float with skip-sites"

@@ -9,7 +9,7 @@ import pytest
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.text import parse
-from adapass.passes.quantize.diagnosis.compare import walk
+from adapass.passes.quantize.diagnosis.compare import Step, walk
 from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from tests.passes.rows import Rows, literal, weight
 
@@ -73,6 +73,14 @@ def test_the_first_layer_with_a_wrong_scale_is_named(layer: str, result: str, im
     assert walked.first_jump is not None
     assert walked.first_jump.value in {layer, result}
     assert walked.first_jump.error_before < 0.05 < walked.first_jump.error
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "jumps"),
+    [(0.0, 0.5, True), (0.2, 0.3, False), (0.0, 0.04, False), (0.02, 0.06, True)],
+)
+def test_a_jump_is_many_times_what_came_in_and_not_small(before: float, after: float, jumps: bool) -> None:
+    assert Step("v", "Conv", error=after, error_before=before).jumps is jumps
 
 
 def test_integers_between_layers_are_brought_back_to_floats(images: Rows) -> None:

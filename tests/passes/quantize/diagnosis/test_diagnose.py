@@ -10,14 +10,22 @@ import pytest
 from adapass.errors import DataError, UsageError
 from adapass.graph.text import parse
 from adapass.passes.quantize.diagnosis.diagnose import Layer, diagnose
+from adapass.passes.quantize.diagnosis.reasons import weight_reasons
+from adapass.passes.quantize.diagnosis.traits import Channels
 from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from adapass.passes.quantize.ranges import RangeMethod
+from adapass.passes.quantize.rescaling.migrate import Migrate
 from tests.passes.rows import Rows, literal, weight
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
-STEP = Quantize8bit(min_matmul_elements=64, min_conv_elements=64)
-PER_TENSOR = Quantize8bit(min_matmul_elements=64, min_conv_elements=64, per_channel=False)
-MIN_MAX = Quantize8bit(min_matmul_elements=64, ranges=RangeMethod.MIN_MAX, calibration_samples=400)
+STEP = Quantize8bit(min_matmul_elements=64, min_conv_elements=64, migrate=Migrate.NEVER)
+MIGRATING = Quantize8bit(min_matmul_elements=64, min_conv_elements=64)
+PER_TENSOR = Quantize8bit(
+    min_matmul_elements=64, min_conv_elements=64, per_channel=False, migrate=Migrate.NEVER
+)
+MIN_MAX = Quantize8bit(
+    min_matmul_elements=64, ranges=RangeMethod.MIN_MAX, calibration_samples=400, migrate=Migrate.NEVER
+)
 FACTOR = 100.0
 Floats = npt.NDArray[np.float32]
 
@@ -131,7 +139,16 @@ def test_a_scale_a_channel_moves_the_blame_to_who_reads_the_outlier(rows: Rows) 
 
     assert worst.site == "y"
     assert worst.reasons[0].startswith("input (of 'p2'): channel 7 reaches ")
-    assert any("migration" in remedy for remedy in worst.remedies)
+    assert any("migrate=always" in remedy for remedy in worst.remedies)
+
+
+def test_what_is_said_is_of_the_model_as_it_will_be_rounded(rows: Rows) -> None:
+    """With migration the outlier is gone, and with it the damage."""
+    before = diagnose(products(outlier=True), rows, options=STEP).layers[0]
+    after = diagnose(products(outlier=True), rows, options=MIGRATING).layers
+
+    assert max(layer.damage.distortion for layer in after) < 0.2 * before.damage.distortion
+    assert not any("reaches" in reason for layer in after for reason in layer.reasons)
 
 
 def by_site(model: ir.Model, data: Rows, options: Quantize8bit, site: str) -> Layer:
@@ -166,6 +183,13 @@ def test_a_range_that_cuts_is_named(rows: Rows) -> None:
 
     assert any("lie outside the range and are cut" in reason for reason in layer.reasons)
     assert any("min-max" in remedy for remedy in layer.remedies)
+
+
+def test_a_scale_a_channel_is_no_reason() -> None:
+    unequal = Channels(largest=3, ratio=50.0, error=0.1)
+
+    assert weight_reasons(unequal, per_channel=True) == []
+    assert len(weight_reasons(unequal, per_channel=False)) == 1
 
 
 def test_refused_layers_keep_their_reason(images: Rows) -> None:
