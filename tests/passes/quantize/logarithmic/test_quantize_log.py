@@ -185,6 +185,18 @@ def test_the_base_is_fitted_to_each_tensor() -> None:
     assert all(not node.metadata_props for node in nodes)
 
 
+@pytest.mark.parametrize("setting", ["log-4", "uniform-4"])
+def test_codes_are_searched_on_what_the_float_model_computes(setting: str) -> None:
+    """Rounding the attention in front, with codes not searched yet, must not show in those of the Gelu."""
+    alone = fitted(block(), choice("a", "log-4"))
+    together = fitted(block(), choice("p", setting), choice("a", "log-4"))
+
+    scales = [constant_array(model.graph.initializers["a_scale"]) for model in (alone, together)]
+
+    assert scales[0] is not None
+    assert scales[0] == scales[1]
+
+
 @pytest.mark.parametrize(
     ("tail", "reason"),
     [
