@@ -119,6 +119,18 @@ def test_the_accuracy_level_decides_whether_activations_are_rounded(tmp_path: Pa
     assert error(None) == error("4")
 
 
+@pytest.mark.parametrize("format_", ["int8", "int4-g32", "int2-g32"])
+def test_samples_do_not_see_each_other(format_: str, tmp_path: Path) -> None:
+    """Activations are rounded row by row: choices are batch invariant as they say."""
+    model = stored(product("MatMul"), format_)
+    others = np.concatenate([X[:1], 1000.0 * X[1:]])
+
+    results = [executed(model, tmp_path, {"x": x})[1] for x in (X, others, X[:1])]
+
+    np.testing.assert_allclose(results[1][:1], results[0][:1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(results[2], results[0][:1], rtol=1e-5, atol=1e-5)
+
+
 def _bytes(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
