@@ -48,23 +48,6 @@ def test_equal_deltas_give_equal_bytes(base: ir.Model, make_fine: MakeFine, data
     assert to_bytes(from_bytes(data)) == data
 
 
-FORGED_HEADERS: list[tuple[Callable[[Header], object], str]] = [
-    (lambda h: h.update(schema=2), "written by a newer adapass"),
-    (lambda h: h.update(parts={}), "its parts are dict"),
-    (lambda h: h.update(parts=["x"]), "its part is str"),
-    (lambda h: h.update(base=3), "base=3"),
-    (lambda h: h.update(density="x"), "density='x'"),
-    (lambda h: h.update(outputs={"y": [-1]}), "dimension -1"),
-    (lambda h: first(h, kind="pickle"), "stored as 'pickle'"),
-    (lambda h: first(h, sizes=[1]), "in 1 parts"),
-    (lambda h: first(h, sizes=[-1, 0, 0]), "claims -1 bytes"),
-    (lambda h: first(h, sizes=[1 << 40, 0, 0]), "claims 1099511627776 bytes"),
-    (lambda h: first(h, graph="0"), "stored as"),
-    (lambda h: h["parts"].append(dict(h["parts"][0])), "claims|twice"),
-    (lambda h: h["parts"].pop(), "left over"),
-]
-
-
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
 def test_truncated_files_are_refused(data: bytes, share: float) -> None:
     with pytest.raises(ArtifactError, match=r"truncated or damaged|is no delta"):
@@ -83,20 +66,20 @@ def first(header: Header, **values: object) -> None:
     header["parts"][0].update(values)
 
 
-FORGED_PARTS: list[tuple[Callable[[Header], object], str]] = [
-    (lambda h: first(h, count=1 << 50), "positions"),
-    (lambda h: first(h, count=-1), "count=-1"),
-    (lambda h: first(h, count=True), "count=True"),
-    (lambda h: first(h, low_bits=60), "60 low bits"),
-    (lambda h: first(h, scale="inf"), "scale='inf'"),
-    (lambda h: first(h, scale="-0x1p0"), "scale='-0x1p0'"),
-    (lambda h: first(h, scale=1.0), "scale=1.0"),
-    (lambda h: first(h, scale="0x1p99999"), "scale='0x1p99999'"),
-    (lambda h: first(h, scale="0x1p0"), "digest"),
-    (lambda h: first(h, name="absent"), "'absent', which the base does not have"),
-    (lambda h: first(h, graph=7), "which the base does not have"),
-    (lambda h: first(h, name="target"), "is INT64; ternary changes are of floats only"),
-    (lambda h: h.update(outputs={"z": [1]}), "output 'z'"),
+FORGED_HEADERS: list[tuple[Callable[[Header], object], str]] = [
+    (lambda h: h.update(schema=2), "written by a newer adapass"),
+    (lambda h: h.update(parts={}), "its parts are dict"),
+    (lambda h: h.update(parts=["x"]), "its part is str"),
+    (lambda h: h.update(base=3), "base=3"),
+    (lambda h: h.update(density="x"), "density='x'"),
+    (lambda h: h.update(outputs={"y": [-1]}), "dimension -1"),
+    (lambda h: first(h, kind="pickle"), "stored as 'pickle'"),
+    (lambda h: first(h, sizes=[1]), "in 1 parts"),
+    (lambda h: first(h, sizes=[-1, 0, 0]), "claims -1 bytes"),
+    (lambda h: first(h, sizes=[1 << 40, 0, 0]), "claims 1099511627776 bytes"),
+    (lambda h: first(h, graph="0"), "stored as"),
+    (lambda h: h["parts"].append(dict(h["parts"][0])), "claims|twice"),
+    (lambda h: h["parts"].pop(), "left over"),
 ]
 
 
@@ -115,6 +98,23 @@ def test_a_tensor_that_is_there_twice_is_refused(data: bytes) -> None:
 
     with pytest.raises(ArtifactError, match="is there twice"):
         from_bytes(forged(data, twice))
+
+
+FORGED_PARTS: list[tuple[Callable[[Header], object], str]] = [
+    (lambda h: first(h, count=1 << 50), "positions"),
+    (lambda h: first(h, count=-1), "count=-1"),
+    (lambda h: first(h, count=True), "count=True"),
+    (lambda h: first(h, low_bits=60), "60 low bits"),
+    (lambda h: first(h, scale="inf"), "scale='inf'"),
+    (lambda h: first(h, scale="-0x1p0"), "scale='-0x1p0'"),
+    (lambda h: first(h, scale=1.0), "scale=1.0"),
+    (lambda h: first(h, scale="0x1p99999"), "scale='0x1p99999'"),
+    (lambda h: first(h, scale="0x1p0"), "digest"),
+    (lambda h: first(h, name="absent"), "'absent', which the base does not have"),
+    (lambda h: first(h, graph=7), "which the base does not have"),
+    (lambda h: first(h, name="target"), "is INT64; ternary changes are of floats only"),
+    (lambda h: h.update(outputs={"z": [1]}), "output 'z'"),
+]
 
 
 @pytest.mark.parametrize(
