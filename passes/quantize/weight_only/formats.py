@@ -130,7 +130,9 @@ NOTHING: frozenset[str] = frozenset()
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 _LOADED = Use(NOTHING, "restored once when the model is loaded: a smaller file, the same speed and memory")
 _FUSED = Use(PRODUCTS, "MatMulNBits; by default it rounds activations to 8 bits by block (accuracy level 4)")
-_COMPRESSED = Use(PRODUCTS, "fully connected with compressed weights; groups must divide the inputs")
+_COMPRESSED = Use(
+    PRODUCTS, "fully connected with compressed weights (groups must divide the inputs); activations likewise"
+)
 _AGAIN = Use(NOTHING, "restored in every run: a smaller file, and slower")
 _UNREAD = Use(NOTHING, "not read: its importer does not know the type")
 

@@ -180,6 +180,18 @@ def test_openvino_multiplies_with_what_is_stored(
     assert "openvino" in faster_on(Format.parse(format_), operator, 64)
 
 
+def test_openvino_rounds_activations_unless_told_otherwise(tmp_path: Path) -> None:
+    model = stored(product("MatMul"), "int4-g32")
+    exact = Session(model).run({"x": X})["y"].astype(np.float64)
+
+    def error(**properties: str) -> float:
+        found = _openvino(model, tmp_path, X, **properties)[1]
+        return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+    assert 1e-3 < error() < 0.02
+    assert error(DYNAMIC_QUANTIZATION_GROUP_SIZE="0") < 1e-5
+
+
 @pytest.mark.parametrize(("format_", "again"), [("float16", False), ("bfloat16", False), ("binary-2", True)])
 def test_openvino_restores_the_others(format_: str, again: bool, tmp_path: Path) -> None:
     compiled, _ = _openvino(stored(product("MatMul"), format_), tmp_path, X)
@@ -214,12 +226,12 @@ def test_openvino_does_not_read_two_bits(tmp_path: Path) -> None:
     assert "not read" in use.note
 
 
-def _openvino(model: ir.Model, folder: Path, x: Array) -> tuple[Any, Doubles]:
+def _openvino(model: ir.Model, folder: Path, x: Array, **properties: str) -> tuple[Any, Doubles]:
     openvino: Any = pytest.importorskip("openvino")
     save_model(model, folder / "model.onnx")
     core = openvino.Core()
     compiled = core.compile_model(
-        core.read_model(str(folder / "model.onnx")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        core.read_model(str(folder / "model.onnx")), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **properties}
     )
     return compiled, np.asarray(compiled({"x": x})[0], np.float64)
 
