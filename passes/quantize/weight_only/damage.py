@@ -46,7 +46,9 @@ def damages_of(
     sites = list({site.name: site for _, site, _ in choices}.values())
     fed = _Fed(model, sites)
     reference = [fed.first(feeds) for feeds in _batches(samples, judged)]
-    grams = _grams(model, sites, samples, fitted[:calibration_samples], method, rows_each)
+    blind = method.rounding == Rounding.NEAREST and not any(format_.rank for _, _, format_ in choices)
+    seeing = [] if blind else sites
+    grams = _grams(model, seeing, samples, fitted[:calibration_samples], rows_each) if seeing else {}
     found: dict[str, Damage] = {}
     with one_thread():
         for choice, site, format_ in choices:
@@ -67,12 +69,9 @@ def _grams(
     sites: Sequence[Site],
     samples: Samples,
     indices: Sequence[int],
-    method: Method,
     rows_each: int,
 ) -> dict[Source, Doubles]:
-    """Second moments of what the sites read in the float model; none where rounding asks for none."""
-    if method.rounding == Rounding.NEAREST:
-        return {}
+    """Second moments of what the sites read in the float model."""
     batches = Batches.of(model, samples, indices=indices, rows_each=rows_each, padded=True)
     seen = gather(model, list(dict.fromkeys(site.op.source for site in sites)), batches)
     return {source: moments.gram for source, moments in seen.items()}

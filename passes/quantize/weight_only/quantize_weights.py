@@ -157,17 +157,19 @@ class QuantizeWeights(BudgetedPass):
 
         """
         opened = cast("dict[str, object]", model.graph.meta).pop(_ORIGINAL, None)
-        if not isinstance(opened, _Open) or self.rounding == Rounding.NEAREST:
+        if not isinstance(opened, _Open):
+            return
+        wanted = {name: f for name, f in opened.formats.items() if _needs_data(f, self.rounding)}
+        if not wanted:
             return
         if data is None:
             logger.warning(
                 "%s: %d weights are rounded to the nearest value: %s rounding needs data, and none was given",
                 self.name,
-                len(opened.formats),
+                len(wanted),
                 self.rounding,
             )
             return
-        wanted = {name: f for name, f in opened.formats.items() if f.kind in {Kind.INTEGER, Kind.BINARY}}
         nodes = {node.outputs[0].name or "": node for node in model.graph}
         sites = {site.name: site for site in self._find(opened.original)[0] if site.name in wanted}
 
@@ -248,6 +250,13 @@ class QuantizeWeights(BudgetedPass):
             for format_ in formats
             if has_room(format_, site)
         }
+
+
+def _needs_data(format_: Format, rounding: Rounding) -> bool:
+    """Whether data makes a difference: to how numbers are rounded, or to the branch beside them."""
+    if format_.kind not in {Kind.INTEGER, Kind.BINARY}:
+        return False
+    return rounding != Rounding.NEAREST or format_.rank > 0
 
 
 def _offered(choice: Choice, offers: Offers) -> tuple[Site, Format]:

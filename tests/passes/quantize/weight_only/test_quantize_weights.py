@@ -283,6 +283,13 @@ def test_a_rank_for_all_formats(mlp: ir.Model, related: Rows) -> None:
     step("int4-g16", correction_rank=2).check(mlp, after, [])
 
 
+def test_a_branch_is_fitted_to_data_even_beside_the_nearest_values(mlp: ir.Model, related: Rows) -> None:
+    feeds = related.batch(range(96))
+    family = step("int2-g16", correction_rank=2, rounding=Rounding.NEAREST)
+
+    assert moved(mlp, stored(family, mlp, related), feeds) < 0.8 * moved(mlp, stored(family, mlp), feeds)
+
+
 def test_damage_of_each_choice_is_that_of_the_choice_alone(mlp: ir.Model, related: Rows) -> None:
     family = step("int2-g16", "int8", rounding=Rounding.NEAREST)
     choices = family.propose(mlp, FactCache(mlp)).choices
