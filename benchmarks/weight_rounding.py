@@ -111,7 +111,7 @@ def changed_share(before: Doubles, after: Doubles) -> float:
 def table(rows: Sequence[Row]) -> str:
     """One line a row, and how much better each is than the better of the two nearest ones."""
     head = (
-        f"{'model':<18}{'format':<11}{'rounding':<14}{'changed':>9}{'divergence':>12}{'output error':>14}"
+        f"{'model':<18}{'format':<17}{'rounding':<14}{'changed':>9}{'divergence':>12}{'output error':>14}"
         f"{'accuracy':>10}{'MB':>7}{'nearest / it':>14}"
     )
     lines = [head]
@@ -119,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
         nearest = best_nearest(rows, row)
         ratio = "-" if nearest is None or row.divergence <= 0.0 else f"{nearest / row.divergence:.2f}"
         lines.append(
-            f"{row.model:<18}{row.format:<11}{row.method:<14}{row.changed:>9.2%}{row.divergence:>12.5f}"
+            f"{row.model:<18}{row.format:<17}{row.method:<14}{row.changed:>9.2%}{row.divergence:>12.5f}"
             f"{row.distortion:>14.4f}{row.accuracy:>10.2%}{row.file_bytes / 1e6:>7.1f}{ratio:>14}"
         )
     return "\n".join(lines)
