@@ -206,12 +206,14 @@ class Measuring:
     samples: Dataset
     probes: Dataset
     rounds: int
+    original: tuple[Array, ...]
+    """What the model says on the samples."""
 
     def whole(self, plan: Plan) -> float:
         """Divergence from the original."""
         batches = Batches.of(self.layers.model, self.samples, padded=True)
         planned = self.layers.built({name: OFFERED[place] for name, place in plan.items()})
-        return _between(said(self.layers.model, batches), said(planned, batches)).additive(classes=True)
+        return _between(self.original, said(planned, batches)).additive(classes=True)
 
     def beside(self, plan: Plan, steps: Sequence[Step]) -> dict[Step, float]:
         """Squared distortion, which on few samples says more than the divergence."""
@@ -288,7 +290,9 @@ class Row:
     note: str = ""
 
 
-def rows(trained: Trained, *, refit: bool, known: Sequence[Row]) -> Iterator[Row]:
+def rows(
+    trained: Trained, *, refit: bool, known: Sequence[Row], ratios: Sequence[float] = RATIOS
+) -> Iterator[Row]:
     """What is not known yet."""
     count = MEASURED[trained.name]
     there = spread(len(trained.fit), FITTED + count)
@@ -298,12 +302,13 @@ def rows(trained: Trained, *, refit: bool, known: Sequence[Row]) -> Iterator[Row
     layers = Layers.of(trained, fit)
     done = {(row.share, row.method): row for row in known if (row.model, row.refit) == (trained.name, refit)}
     held = outputs(trained.clean, trained.held)
-    missing = [share for share in RATIOS if (share, JOINT) not in done]
+    missing = [share for share in ratios if (share, JOINT) not in done]
     curves = Curves.measure(layers, _some(samples, SINGLE[trained.name])) if missing else None
     probes = _some(samples, PROBED[trained.name])
-    measuring = Measuring(layers, samples, probes, ROUNDS[trained.name])
+    original = said(layers.model, Batches.of(layers.model, samples, padded=True))
+    measuring = Measuring(layers, samples, probes, ROUNDS[trained.name], original)
     before: Shares | None = None
-    for share in RATIOS:
+    for share in ratios:
         plans: dict[str, tuple[Shares, str]] = {}
         if curves is not None and share in missing:
             before, history = refined(measuring, curves, share, before)
@@ -367,13 +372,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Shares of zeros by layer: ours against the usual rules.")
     parser.add_argument("models", nargs="*", default=list(DATA), help=f"of {', '.join(DATA)}")
     parser.add_argument("--refit", action="store_true", help="fit what stays, for all methods")
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, help="shares of zeros")
     default = Path(tempfile.gettempdir()) / f"adapass-{NAME}.jsonl"
     parser.add_argument("--state", type=Path, default=default, help="where finished rows are noted")
     given = parser.parse_args(arguments)
     state: Path = given.state
     for name in given.models:
         started = time.monotonic()
-        for row in rows(Trained.load(name, HELD[name]), refit=given.refit, known=_known(state)):
+        trained = Trained.load(name, HELD[name])
+        for row in rows(trained, refit=given.refit, known=_known(state), ratios=given.ratios):
             with state.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(asdict(row)) + "\n")
         sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
