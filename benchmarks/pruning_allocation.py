@@ -118,7 +118,7 @@ class Layers:
             names = [op.weight] if op.bias is None or not self.moments else [op.weight, op.bias]
             return {each: stored(self.model, each) for each in names}
         matrix = op.matrix(before)
-        pattern = Pattern.parse(f"unstructured-{share:.4f}")
+        pattern = Pattern.parse(f"unstructured-{min(share, 1.0 - LEAST):.4f}")  # a pattern leaves something
         mask = by_norm(matrix, None, pattern)
         if not self.moments:
             return {op.weight: op.tensor(np.where(mask, matrix, 0.0), before)}
