@@ -27,6 +27,8 @@ CLEAN: Final[tuple[str, ...]] = (
     "fold-batch-norm",
     "fold-output-scale",
     "remove-zero-bias",
+    # After the fusions: norms and activations are one operator each, which it can look through.
+    "remove-unread-positions",
     # What the passes above made constant, equal or dead.
     "fold-constants",
     "merge-common-subexpressions",
