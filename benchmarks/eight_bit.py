@@ -2,7 +2,7 @@
 
     python -m benchmarks.eight_bit [minilm-sst2] [resnet56-cifar10] [--folder /tmp/built] [--build-only]
 
-Ours are whole runs of ``adapass optimize --max-drop 0.005``: with ``quantize-8bit`` as the only family and
+Ours are whole runs of ``adapass optimize`` (``--max-drop 0.005`` unless told otherwise): with ``quantize-8bit`` as the only family and
 with the default families, once for ONNX Runtime alone and once for whatever generator is fastest. The
 peers (``benchmarks/peers.py``) are calibrated on the same fit data. Quality is accuracy on all held-out
 samples, and for ours the certificate. ``--folder`` keeps what was built; it is not built again.
@@ -78,7 +78,7 @@ class Row:
         }
 
 
-def build(name: str, folder: Path, only: Sequence[str]) -> list[Peer]:
+def build(name: str, folder: Path, only: Sequence[str], max_drop: float) -> list[Peer]:
     """Everything that can be built and is not there yet."""
     shared = shared_folder()
     model = shared / "models" / f"{name}.onnx"
@@ -97,10 +97,13 @@ def build(name: str, folder: Path, only: Sequence[str]) -> list[Peer]:
         Peer(label, None if file is None else folder / file, told)
         for label, file, told in json.loads(listing.read_text())
     ]
-    return [*found, *(_ours(label, model, fit, held_out, folder) for label in OURS if label in only)]
+    return [
+        *found,
+        *(_ours(label, model, fit, held_out, folder, max_drop) for label in OURS if label in only),
+    ]
 
 
-def _ours(label: str, model: Path, fit: Path, held_out: Path, folder: Path) -> Peer:
+def _ours(label: str, model: Path, fit: Path, held_out: Path, folder: Path, max_drop: float) -> Peer:
     backend, families = OURS[label]
     place = folder / label.replace(" ", "-").replace(",", "")
     verdict = place.with_suffix(".json")
@@ -111,7 +114,7 @@ def _ours(label: str, model: Path, fit: Path, held_out: Path, folder: Path) -> P
                 model,
                 data=fit,
                 eval_data=held_out,
-                max_drop=MAX_DROP,
+                max_drop=max_drop,
                 backend=backend,
                 skip_passes=skipped,
                 threads=THREADS,
@@ -147,10 +150,10 @@ def _logits(runner: Runnable, feeds: Feeds) -> Array:
     return first
 
 
-def run_model(name: str, folder: Path, only: Sequence[str], seconds: float) -> list[Row]:
+def run_model(name: str, folder: Path, only: Sequence[str], seconds: float, max_drop: float) -> list[Row]:
     """Build what is missing, then time everything in turns."""
     model = shared_folder() / "models" / f"{name}.onnx"
-    peers = build(name, folder, only)
+    peers = build(name, folder, only, max_drop)
     rows = [Row(peer.name, told=peer.told) for peer in peers if peer.path is None]
     data = load_data(shared_folder() / "data" / f"{DATA[name]}_eval.npz", load_model(model))
     feeds = [data.feeds(i) for i in np.linspace(0, len(data) - 1, TIMED).astype(int)]
@@ -201,22 +204,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ours", nargs="*", choices=list(OURS), default=list(OURS))
     parser.add_argument("--build-only", action="store_true")
     parser.add_argument("--max-seconds", type=float, default=90.0, help="for the race of one model")
+    parser.add_argument("--max-drop", type=float, default=MAX_DROP, help="of ours; a share")
     given = parser.parse_args(arguments)
     found: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in given.models:
             folder = (given.folder or Path(scratch)) / name
             if given.build_only:
-                build(name, folder, given.ours)
+                build(name, folder, given.ours, given.max_drop)
                 continue
-            found[name] = run_model(name, folder, given.ours, given.max_seconds)
+            found[name] = run_model(name, folder, given.ours, given.max_seconds, given.max_drop)
     if found:
         document = {
             "machine": fingerprint(THREADS).to_json(),
-            "max_drop": MAX_DROP,
+            "max_drop": given.max_drop,
             "models": {name: [row.to_json() for row in rows] for name, rows in found.items()},
         }
-        write_results("eight_bit", document, "\n\n".join(table(name, rows) for name, rows in found.items()))
+        name = "eight_bit" if given.max_drop == MAX_DROP else f"eight_bit_{given.max_drop:g}"
+        write_results(name, document, "\n\n".join(table(name, rows) for name, rows in found.items()))
     return 0
 
 

@@ -99,12 +99,14 @@ def safer_builds(fast: Build, builds: Sequence[Build], seconds: Mapping[str, flo
     """Builds to fall back on should ``fast`` prove too bold even with its knobs neutral; slowest first.
 
     Of every other plan without knobs its fastest build, where no faster one risks as little: each step of
-    the sequence is faster than the one before it, and less safe.
+    the sequence is faster than the one before it, and less safe. The clean model counts where a variant
+    computes it in half precision: nearly as safe as the exact build, and often twice as fast.
     """
     best: dict[int, Build] = {}
     for build in sorted(builds, key=lambda build: seconds[build.name]):
         candidate = build.candidate
-        if candidate.plan.parts and not candidate.points and candidate.risk < fast.candidate.risk:
+        lossy = bool(candidate.plan.parts) or not build.variant.exact
+        if lossy and not candidate.points and candidate.risk < fast.candidate.risk:
             best.setdefault(id(candidate), build)
     found: list[Build] = []
     for build in sorted(best.values(), key=lambda build: seconds[build.name]):

@@ -58,23 +58,35 @@ def _reasons(
     groups: dict[str, list[str]] = {}
     for refusal in proposal.refusals:
         groups.setdefault(refusal.reason, []).append(refusal.site)
-    whole = sum(option.damage.additive(classes=classes) for option in options)
     best = {o.choice.site: o for o in sorted(options, key=lambda option: option.saving)}
-    for site, option in best.items():
-        if site not in changed:
-            damage = option.damage.additive(classes=classes) / whole if whole > 0.0 else 0.0
-            groups.setdefault(_why(option, damage, gone=site in cut), []).append(site)
+    left = [option for site, option in best.items() if site not in changed]
+    gone = [option.choice.site for option in left if option.choice.site in cut]
+    if gone:
+        groups["cut out or replaced by another family"] = gone
+    slower = [o for o in left if o.saving <= 0.0 and o.choice.site not in cut]
+    if slower:
+        cost = max(-1e6 * option.saving for option in slower)
+        groups[f"measured: it would cost up to {cost:.1f} us a call"] = _sites(slower)
+    held = [o for o in left if o.saving > 0.0 and o.choice.site not in cut]
+    if held:
+        groups[_budget(held, options, classes=classes)] = _sites(held)
     return "; ".join(f"{_listed(sites)} ({reason})" for reason, sites in groups.items())
 
 
-def _why(option: StaticOption, damage: float, *, gone: bool) -> str:
-    if gone:
-        return "cut out or replaced by another family"
-    if option.saving <= 0.0:
-        return f"measured: it would cost {-1e6 * option.saving:.1f} us a call"
+def _sites(options: Sequence[StaticOption]) -> list[str]:
+    """Those with the most damage first."""
+    return [o.choice.site for o in sorted(options, key=lambda o: -o.damage.distortion)]
+
+
+def _budget(held: Sequence[StaticOption], options: Sequence[StaticOption], *, classes: bool) -> str:
+    """What sites that would pay are left out for."""
+    whole = sum(option.damage.additive(classes=classes) for option in options)
+    damage = sum(option.damage.additive(classes=classes) for option in held)
+    share = damage / whole if whole > 0.0 else 0.0
+    saving = sum(1e6 * option.saving for option in held)
     return (
-        f"it would save {1e6 * option.saving:.1f} us a call, and makes {100 * damage:.0f} % of the "
-        "damage of all sites"
+        f"together it would save {saving:.1f} us a call, for {100 * share:.0f} % of the damage of all sites: "
+        "more than the budget allows beside the rest of the plan"
     )
 
 

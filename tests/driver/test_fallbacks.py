@@ -102,3 +102,15 @@ def test_half_precision_gets_the_plans_without_precision() -> None:
     assert in_float(found, [made(exits, gone, eight)]) == [early]
     assert in_float(found, [both, alone, CLEAN]) == []
     assert in_float(found, [BOLD]) == []
+
+
+def test_half_precision_of_the_clean_model_is_a_step_between() -> None:
+    half = Build(CLEAN, OnnxRuntime(), Variant("half", {}, exact=False), Path("half"), label="clean half")
+    builds = [*(build(each) for each in FOUND), half]
+    seconds = {each.name: each.candidate.seconds.seconds for each in builds} | {half.name: 0.35}
+
+    safer = safer_builds(builds[0], builds, seconds)
+
+    # Nothing else is as safe and as fast; as the fastest of all it needs no step in front of itself.
+    assert safer == [half]
+    assert safer_builds(half, builds, seconds) == []
