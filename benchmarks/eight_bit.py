@@ -2,9 +2,9 @@
 
     python -m benchmarks.eight_bit [minilm-sst2] [resnet56-cifar10] [--folder /tmp/built] [--build-only]
 
-Ours are whole runs of ``adapass optimize`` (``--max-drop 0.005`` unless told otherwise): with ``quantize-8bit`` as the only family and
-with the default families, once for ONNX Runtime alone and once for whatever generator is fastest. The
-peers (``benchmarks/peers.py``) are calibrated on the same fit data. Quality is accuracy on all held-out
+Ours are whole runs of ``adapass optimize`` (``--max-drop 0.005`` unless told otherwise): with
+``quantize-8bit`` as the only family and with the default families, once for ONNX Runtime alone and once for
+whatever generator is fastest. The peers (``benchmarks/peers.py``) are calibrated on the same fit data. Quality is accuracy on all held-out
 samples, and for ours the certificate. ``--folder`` keeps what was built; it is not built again.
 
 Writes benchmarks/results/eight_bit.{json,txt}. Needs an idle machine, ``pip install nncf`` and the
@@ -105,7 +105,8 @@ def build(name: str, folder: Path, only: Sequence[str], max_drop: float) -> list
 
 def _ours(label: str, model: Path, fit: Path, held_out: Path, folder: Path, max_drop: float) -> Peer:
     backend, families = OURS[label]
-    place = folder / label.replace(" ", "-").replace(",", "")
+    plain = label.replace(",", "").replace(" ", "-")
+    place = folder / f"{plain}.adapass"
     verdict = place.with_suffix(".json")
     if not verdict.is_file():
         skipped = () if families is None else ("remove-blocks", "insert-exits")
