@@ -4,8 +4,9 @@
 
 Ours are whole runs of ``adapass optimize`` (``--max-drop 0.005`` unless told otherwise): with
 ``quantize-8bit`` as the only family and with the default families, once for ONNX Runtime alone and once for
-whatever generator is fastest. The peers (``benchmarks/peers.py``) are calibrated on the same fit data. Quality is accuracy on all held-out
-samples, and for ours the certificate. ``--folder`` keeps what was built; it is not built again.
+whatever generator is fastest. The peers (``benchmarks/peers.py``) are calibrated on the same fit data.
+Quality is accuracy on all held-out samples, and for ours the certificate. ``--folder`` keeps what was
+built; it is not built again.
 
 Writes benchmarks/results/eight_bit.{json,txt}. Needs an idle machine, ``pip install nncf`` and the
 ``openvino`` extra; takes about half an hour.
