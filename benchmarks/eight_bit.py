@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -146,10 +147,9 @@ def accuracy(runner: Runnable, data: Dataset) -> float:
 
 
 def _logits(runner: Runnable, feeds: Feeds) -> Array:
-    found = runner.run(feeds)
-    outputs = found if isinstance(found, Mapping) else getattr(found, "outputs", {})
-    first: Array = next(iter(outputs.values()))
-    return first
+    found: Any = runner.run(feeds)  # a mapping, or an outcome with one
+    outputs: Mapping[str, Array] = getattr(found, "outputs", found)
+    return next(iter(outputs.values()))
 
 
 def run_model(name: str, folder: Path, only: Sequence[str], seconds: float, max_drop: float) -> list[Row]:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from adapass.artifact.plain import PlainRunner
 from adapass.artifact.runtime import load_artifact
@@ -62,7 +61,7 @@ def run_one(seed: int, folder: Path) -> Row:
     """Optimize the model of ``seed``, then time what came out."""
     proto, shape = random_model(seed)
     model, artifact = folder / "model.onnx", folder / "out.adapass"
-    onnx.save(proto, model)
+    model.write_bytes(proto.SerializeToString())
     files = {name: folder / f"{name}.npz" for name in ("fit", "eval")}
     loaded = load_model(model)
     for offset, (name, count) in enumerate((("fit", FIT), ("eval", EVAL))):

@@ -32,9 +32,9 @@ class Peer:
 
 def cleaned(source: Path, target: Path) -> Path:
     """The file without the shapes of intermediate values, which keep ONNX Runtime's tools from working."""
-    model = onnx.load(source)
+    model = onnx.ModelProto.FromString(source.read_bytes())
     del model.graph.value_info[:]
-    onnx.save(model, target)
+    target.write_bytes(model.SerializeToString())
     return target
 
 

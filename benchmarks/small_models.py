@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,7 @@ def random_model(seed: int) -> tuple[onnx.ModelProto, tuple[int, ...]]:
         draft.stored,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
+    cast("Any", onnx.checker).check_model(model, full_check=True)
     return model, shape
 
 

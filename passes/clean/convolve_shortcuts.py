@@ -49,11 +49,11 @@ class ConvolveShortcuts(Rewrite):
             raise Reject("the opset has no Slice with steps")
         before, after = _channel_padding(root)
         strides, source = _subsampling(root.inputs[0])
-        if source.shape is None or len(source.shape) != 4 or not isinstance(source.shape[1], int):
+        channels = source.shape[1] if source.shape is not None and len(source.shape) == 4 else None
+        if not isinstance(channels, int):
             raise Reject("what is sliced is not an image with a known number of channels")
         if source.dtype is not ir.DataType.FLOAT:
             raise Reject("the image is not float32")
-        channels = source.shape[1]
         width = before + channels + after
         if channels * width > MAX_WEIGHTS:
             raise Reject("the convolution would have too many weights")

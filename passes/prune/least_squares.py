@@ -55,16 +55,19 @@ def factored(gram: Doubles, damping: float) -> tuple[Doubles, float]:
     """
     from scipy.linalg.lapack import dpotrf
 
-    if not (np.isfinite(gram).all() and damping > 0.0):
+    if not np.isfinite(gram).all():
         raise DataError(
             "a layer computes numbers that are not finite on the calibration samples; "
             "check the samples, or leave out those that overflow"
         )
+    least = max(
+        float(np.finfo(np.float64).eps * np.trace(gram)) / len(gram), float(np.finfo(np.float64).tiny)
+    )
     while True:
         factor, failed = dpotrf(gram + damping * np.eye(len(gram)), lower=1)
         if not failed:
             return factor, damping
-        damping *= MORE_DAMPING
+        damping = max(MORE_DAMPING * damping, least)
 
 
 def joined(parts: Sequence[CrossMoments]) -> CrossMoments:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from adapass.budgeted import Feeds
+from adapass.budgeted import Array, Feeds
 from adapass.codegen.onnxruntime.generator import OnnxRuntime
 from adapass.codegen.onnxruntime.plan import Norms, Spin
 from adapass.codegen.onnxruntime.session import open_session
@@ -74,7 +74,8 @@ def test_what_runs_is_fused_or_not(norms: Norms, fused: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 23), (4, 7)])
 def test_both_give_the_same(shape: tuple[int, int], cpu: Target, tmp_path: Path) -> None:
-    generator, found = OnnxRuntime(), []
+    generator = OnnxRuntime()
+    found: list[Array] = []
     feeds: Feeds = {"x": np.random.default_rng(1).standard_normal((*shape, WIDTH), np.float32)}
     for norms in ("fused", "apart"):
         folder = tmp_path / norms

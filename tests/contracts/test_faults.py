@@ -49,6 +49,15 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         " int64[8] pads = {0, 1, 0, 0, 0, 1, 0, 0},"
         " float[3, 5, 1, 1] pw = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3}",
     ),
+    "equalize-channels": (
+        "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)\n r = Relu (h)\n"
+        " z = Conv <kernel_shape = [1, 1]> (r, pv)",
+        "float[4, 3, 3, 3] pw = {CONV}, float[3, 4, 1, 1] pv = {1, 20, 3, 0.1, 4, 50, 6, 0.2, 7, 80, 9, 0.3}",
+    ),
+    "quantize-log": (
+        "p = Softmax <axis = -1> (x)\n t = Transpose <perm = [0, 1, 3, 2]> (x)\n z = MatMul (p, t)",
+        "",
+    ),
     "fold-batch-norm": (
         "h = Conv <kernel_shape = [1, 1]> (x, pw)\n z = BatchNormalization (h, bs, bb, bm, bv)",
         "float[3, 3, 1, 1] pw = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] bs = {1, 2, 3},"

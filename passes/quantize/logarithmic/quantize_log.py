@@ -36,10 +36,13 @@ from adapass.ops import DOMAIN, LOG_ROUND, add_function
 from adapass.passes.quantize.fitting import spread
 from adapass.passes.quantize.logarithmic.codes import Reads, search_log, search_uniform
 from adapass.passes.quantize.logarithmic.sites import LogSite, bias_index, find_sites
-from adapass.rewrite import PassResult
+from adapass.rewrite import Exactness, PassResult
+from adapass.verification import ROUNDING_TOLERANCE, compare
 
 MARK = "adapass.quantize_log"
 """Metadata of the node that rounds: its setting. Removed by ``fit``."""
+ROUNDS = "adapass.quantize_log.rounds"
+"""Metadata of the same node, which stays: ``check`` finds by it what rounds."""
 LOG, UNIFORM = "log", "uniform"
 ROWS_EACH, WIDE_ROWS_EACH = 16, 2
 """Rows of each sample that candidates are judged on: of each head of an attention, and behind a Gelu."""
@@ -148,12 +151,15 @@ class QuantizeLog(BudgetedPass):
                 _store(_last_of_uniform(node), 1, scale)
 
     def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
-        """Count what is left of every rounded value.
+        """Count what is left of every rounded value; without rounding it must be the model before.
 
         Raises:
-            VerificationError: more different numbers than there are codes.
+            VerificationError: more different numbers than there are codes, or something else changed as well.
 
         """
+        worst = compare(before, _without_rounding(after, ROUNDS), feeds=feeds).worst()
+        if not worst.within(Exactness.ROUNDING, ROUNDING_TOLERANCE["float32"]):
+            raise VerificationError(f"quantize-log: besides what is rounded, something changed: {worst}")
         rounded = dict(_rounded_values(after))
         session = Session(after, outputs=list(rounded)) if rounded else None
         for case in feeds:
@@ -208,8 +214,8 @@ def _rounding(model: ir.Model, source: ir.Value, name: str, setting: str) -> lis
     if kind == LOG:
         add_function(model, LOG_ROUND)
         inputs = [source, scale, scalar("base", 2.0), scalar("last", float(2**bits - 2))]
-        return [ir.node(LOG_ROUND, inputs, domain=DOMAIN, metadata_props={MARK: setting})]
-    divided = ir.node("Div", [source, scale], metadata_props={MARK: setting})
+        return [ir.node(LOG_ROUND, inputs, domain=DOMAIN, metadata_props={MARK: setting, ROUNDS: setting})]
+    divided = ir.node("Div", [source, scale], metadata_props={MARK: setting, ROUNDS: setting})
     near = ir.node("Round", divided.outputs)
     last = scalar("last", float(2**bits - 1))
     clipped = ir.node("Clip", [near.outputs[0], scalar("zero", 0.0), last])
@@ -259,9 +265,9 @@ def _weight_of(reader: ir.Node) -> Array | None:
     return weight.T if weight is not None and is_transposed else weight
 
 
-def _without_rounding(model: ir.Model) -> ir.Model:
+def _without_rounding(model: ir.Model, mark: str = MARK) -> ir.Model:
     copy = clone(model)
-    for node in [node for node in copy.graph if MARK in node.metadata_props]:
+    for node in [node for node in copy.graph if mark in node.metadata_props]:
         source = node.inputs[0]
         assert source is not None  # laid out with all inputs
         end = node if node.op_type == LOG_ROUND else _last_of_uniform(node)
@@ -283,8 +289,11 @@ def _store(node: ir.Node, index: int, number: float) -> None:
 
 def _last_of_uniform(node: ir.Node) -> ir.Node:
     """From the division to the multiplication: Div, Round, Clip, Mul."""
-    for _ in range(3):
-        node = next(iter(node.outputs[0].uses())).node
+    for operator in ("Round", "Clip", "Mul"):
+        readers = [use.node for use in node.outputs[0].uses()]
+        if len(readers) != 1 or readers[0].op_type != operator:
+            raise VerificationError(f"quantize-log: '{node.outputs[0].name}' is not read by one {operator}")
+        node = readers[0]
     return node
 
 
