@@ -47,13 +47,14 @@ TIMED = 256
 """Held-out samples that are timed, evenly spaced."""
 SLOW = 3.0
 """Peers slower than this many originals in a first look are left out of the long race, and said so."""
-OURS: Mapping[str, tuple[str, str | None]] = {
-    "adapass 8-bit, onnxruntime": ("onnxruntime", "quantize-8bit"),
-    "adapass 8-bit, any generator": ("auto", "quantize-8bit"),
-    "adapass, onnxruntime": ("onnxruntime", None),
-    "adapass, any generator": ("auto", None),
+WITHOUT_OTHERS = ("remove-blocks", "insert-exits")
+OURS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "adapass 8-bit, onnxruntime": ("onnxruntime", WITHOUT_OTHERS),
+    "adapass 8-bit, any generator": ("auto", WITHOUT_OTHERS),
+    "adapass, onnxruntime": ("onnxruntime", ()),
+    "adapass, any generator": ("auto", ()),
 }
-"""Backend and families by name; ``None`` for the default families."""
+"""By name: the backend, and which of the default families are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,11 @@ def build(name: str, folder: Path, only: Sequence[str], max_drop: float) -> list
 
 
 def _ours(label: str, model: Path, fit: Path, held_out: Path, folder: Path, max_drop: float) -> Peer:
-    backend, families = OURS[label]
+    backend, skipped = OURS[label]
     plain = label.replace(",", "").replace(" ", "-")
     place = folder / f"{plain}.adapass"
     verdict = place.with_suffix(".json")
     if not verdict.is_file():
-        skipped = () if families is None else ("remove-blocks", "insert-exits")
         with shown_progress(0) as progress:
             found = optimize(
                 model,

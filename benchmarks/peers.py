@@ -17,6 +17,7 @@ from typing import Any
 import onnx
 
 from adapass.budgeted import Array, Feeds, Samples
+from adapass.search.judge import spread_indices
 
 CALIBRATION_SAMPLES = 256
 
@@ -52,7 +53,7 @@ class _Reader:
         self._next = 0
 
 
-def onnxruntime_peers(model: Path, data: Samples, folder: Path, *, limit: int | None = None) -> list[Peer]:
+def onnxruntime_peers(model: Path, data: Samples, folder: Path) -> list[Peer]:
     """Dynamic and static 8 bits, in all the layouts ONNX Runtime's tools offer for a processor."""
     quantization: Any = import_module("onnxruntime.quantization")
     shapes: Any = import_module("onnxruntime.quantization.shape_inference")
@@ -61,7 +62,7 @@ def onnxruntime_peers(model: Path, data: Samples, folder: Path, *, limit: int | 
     shapes.quant_pre_process(
         str(cleaned(model, folder / "cleaned.onnx")), str(ready), skip_symbolic_shape=True
     )
-    feeds = calibration(data, limit or CALIBRATION_SAMPLES)
+    feeds = calibration(data)
     kinds, layouts = quantization.QuantType, quantization.QuantFormat
     ways: dict[str, Callable[[Path], None]] = {}
     for kind in ("QInt8", "QUInt8"):
@@ -102,15 +103,12 @@ def _made(name: str, way: Callable[[Path], None], target: Path) -> Peer:
     return Peer(name, target)
 
 
-def calibration(data: Samples, count: int) -> list[Feeds]:
-    """``count`` evenly spaced samples, one at a time as both tools read them."""
-    step = max(len(data) // count, 1)
-    return [data.feeds(index) for index in range(0, min(len(data), step * count), step)]
+def calibration(data: Samples) -> list[Feeds]:
+    """Evenly spaced samples, one at a time as both tools read them."""
+    return [data.feeds(index) for index in spread_indices(len(data), CALIBRATION_SAMPLES)]
 
 
-def nncf_peers(
-    model: Path, data: Samples, folder: Path, *, transformer: bool, limit: int | None = None
-) -> list[Peer]:
+def nncf_peers(model: Path, data: Samples, folder: Path, *, transformer: bool) -> list[Peer]:
     """NNCF's post-training 8 bits of the model as OpenVINO reads it, in both presets.
 
     Raises:
@@ -119,7 +117,7 @@ def nncf_peers(
     """
     nncf: Any = import_module("nncf")
     openvino: Any = import_module("openvino")
-    feeds = calibration(data, limit or CALIBRATION_SAMPLES)
+    feeds = calibration(data)
     kind = nncf.ModelType.TRANSFORMER if transformer else None
 
     def way(preset: object) -> Callable[[Path], None]:
@@ -141,10 +139,10 @@ def nncf_peers(
 class OpenVinoFile:
     """An OpenVINO model file (or an ONNX file), compiled for one answer at a time."""
 
-    def __init__(self, path: Path, *, threads: int, hints: Mapping[str, object] | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int) -> None:
         openvino: Any = import_module("openvino")
         core = openvino.Core()
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, **(hints or {})}
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         self._request: Any = core.compile_model(str(path), "CPU", settings).create_infer_request()
 
     def run(self, feeds: Feeds) -> Mapping[str, Array]:
