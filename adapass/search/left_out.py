@@ -23,7 +23,7 @@ def left_out(
     *,
     classes: bool,
 ) -> list[str]:
-    """A sentence for every family of single products that changed less than all it could.
+    """A sentence for every family of single products that changed less than all it could, or only for size.
 
     ``options`` are the priced choices; families that cut or that tune at run time speak for themselves.
     """
@@ -39,7 +39,13 @@ def left_out(
         total = len({option.choice.site for option in own})
         if reasons:
             said.append(f"{step.name} changed {len(changed)} of {total} sites; as it was stays {reasons}")
-    return said
+    return said + _only_smaller(plan)
+
+
+def _only_smaller(plan: Plan) -> list[str]:
+    """Choices of formats that are known to run faster nowhere (``detail['faster_on']`` is empty)."""
+    sites = [c.site for part in plan.parts for c in part.choices if c.detail.get("faster_on") == []]
+    return [f"{_listed(sites)}: chosen for size, nothing runs these formats faster"] if sites else []
 
 
 def _cut_sites(plan: Plan) -> frozenset[str]:

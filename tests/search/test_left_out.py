@@ -91,3 +91,13 @@ def test_what_was_cut_is_not_blamed_on_its_numbers() -> None:
     (said,) = left_out(parse(MODEL), [cut, STEP], _options(), plan, classes=True)
 
     assert said.endswith("'c' (cut out or replaced by another family)")
+
+
+def test_what_was_chosen_for_size_alone_is_named() -> None:
+    small = Choice("quantize-weights", "a", "float16", detail={"faster_on": []})
+    quick = Choice("quantize-weights", "b", "int4-g32", detail={"faster_on": ["onnxruntime"]})
+    weights = cast("BudgetedPass", parse_pass("quantize-weights"))
+
+    said = left_out(parse(MODEL), [], [], Plan((Part(weights, (small, quick)),)), classes=True)
+
+    assert said == ["'a': chosen for size, nothing runs these formats faster"]
