@@ -264,6 +264,18 @@ class BudgetedPass(Pass):
         del model, facts, choices, samples
         return None
 
+    def remaining(
+        self, model: ir.Model, facts: FactCache, choice: Choice, samples: Samples
+    ) -> Mapping[str, float] | None:
+        """Share of its work that each product keeps where ``choice`` alone is made, mean over ``samples``.
+
+        For structural families that leave out work but no weights (tokens, gates). By the name of the
+        product's output; products not named keep all their work. ``None`` (the default): what is left can be
+        seen in the stored weights.
+        """
+        del model, facts, choice, samples
+        return None
+
     def tune(
         self,
         model: ir.Model,

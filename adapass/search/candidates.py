@@ -145,11 +145,11 @@ class Search:
             usable = tuple(choice for choice in choices if np.isfinite(damages[choice.key].distortion))
             sized = self.max_bytes is not None
             self.trials.deadline.check()
-            if step.structural:
-                options += priced_structural(self._clean, step, usable, damages, self.trials.seconds)
-                continue
             few = spread_indices(len(self.trials.evaluations.fit), FEW_SAMPLES)
             fit = self.trials.evaluations.fit.subset(list(few))
+            if step.structural:
+                options += priced_structural(self._clean, step, usable, damages, self.trials.seconds, fit=fit)
+                continue
             for company in companies(usable):
                 options += priced(
                     self._clean, step, company, damages, self.trials.seconds, fit=fit, sized=sized

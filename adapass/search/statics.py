@@ -123,15 +123,18 @@ def priced_structural(
     choices: Sequence[Choice],
     damages: Mapping[str, Damage],
     seconds: Seconds,
+    *,
+    fit: Samples,
 ) -> list[StaticOption]:
     """Every setting of every site of a structural family, priced alone: what two of them share is known.
 
-    Choices that leave all stored weights as they are come without a saving, and are left out.
+    Choices that leave all work as it is come without a saving, and are left out. ``fit`` are the few
+    samples on which work that depends on data is counted.
     """
     layers = Layers.of(clean)
-    effects = {choice.key: effect_of(clean, layers, step, choice) for choice in choices}
+    effects = {choice.key: effect_of(clean, layers, step, choice, fit) for choice in choices}
     offered = [choice for choice in choices if effects[choice.key].flops > 0.0]
-    saved = savings(clean, step, offered, effects, seconds)
+    saved = savings(clean, step, offered, effects, seconds, fit)
     return [
         StaticOption(
             step,

@@ -1,8 +1,9 @@
-"""Choices that make work smaller (narrower layers, no block): what each does alone, and what it saves.
+"""Choices that make work smaller (narrower layers, no block, fewer tokens): what each does, what it saves.
 
 Two of them on one layer do not save what each saves alone, and 8 bits save less on a layer that is half as
-wide. How much less follows from the weights that are left: a product of stored weights takes time in
-proportion to them. So every choice is made alone once, on a copy, and what it leaves of each layer noted.
+wide, or sees half the tokens. How much less follows from the work that is left: a product of stored weights
+takes time in proportion to them. So every choice is made alone once, on a copy, and what it leaves of each
+layer noted; where weights do not show it, the family says what is left.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 import onnx_ir as ir
 
 from adapass.analyses.work import Work
-from adapass.budgeted import BudgetedPass, Choice
+from adapass.budgeted import BudgetedPass, Choice, Samples
 from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
 from adapass.graph.tensors import tensor_bytes
@@ -37,7 +38,7 @@ class Effect:
     """What one choice, made alone, does to the layers of a model."""
 
     left: Mapping[str, float]
-    """Share of its stored weights that a layer keeps, by the name of its output; only layers that shrink."""
+    """Share of its work that a layer keeps, by the name of its output; only layers with less than before."""
     saved: Mapping[str, float]
     """Operations that these layers save."""
     depth: float
@@ -95,18 +96,32 @@ def stored_elements(model: ir.Model) -> dict[str, int]:
     return found
 
 
-def effect_of(clean: ir.Model, layers: Layers, step: BudgetedPass, choice: Choice) -> Effect:
-    """Make ``choice`` alone on a copy and see what is left."""
+def effect_of(
+    clean: ir.Model, layers: Layers, step: BudgetedPass, choice: Choice, samples: Samples
+) -> Effect:
+    """What is left where ``choice`` alone is made: by the family's word, else as seen on a copy."""
+    said = step.remaining(clean, FactCache(clean), choice, samples)
+    if said is not None:
+        return _effect(layers, {name: share for name, share in said.items() if share < 1.0}, 0)
     changed = clone(clean)
     step.apply(changed, FactCache(changed), [choice])
     now = stored_elements(changed)
     left = {
         name: now.get(name, 0) / size for name, size in layers.elements.items() if now.get(name, 0) < size
     }
+    return _effect(layers, left, layers.nbytes - tensor_bytes(changed))
+
+
+def _effect(layers: Layers, left: Mapping[str, float], freed_bytes: int) -> Effect:
     saved = {name: layers.flops.get(name, 0) * (1.0 - share) for name, share in left.items()}
     total = sum(saved.values())
     depth = sum(layers.depth.get(name, 0.0) * flops for name, flops in saved.items())
-    return Effect(left, saved, depth / total if total else 0.0, layers.nbytes - tensor_bytes(changed))
+    return Effect(left, saved, depth / total if total else 0.0, freed_bytes)
+
+
+def decides_by_data(step: BudgetedPass) -> bool:
+    """Whether what a family leaves to do depends on the samples."""
+    return type(step).remaining is not BudgetedPass.remaining
 
 
 def savings(
@@ -115,8 +130,12 @@ def savings(
     choices: Sequence[Choice],
     effects: Mapping[str, Effect],
     seconds: Seconds,
+    fit: Samples,
 ) -> dict[str, float]:
-    """Seconds that each choice saves, by its key: timed for all choices of one kind together, one a site."""
+    """Seconds that each choice saves, by its key: timed for all choices of one kind together, one a site.
+
+    ``fit`` are a few samples for families whose thresholds decide how much work is left.
+    """
     kinds: dict[Kind, list[Choice]] = {}
     for choice in choices:
         effect = effects[choice.key]
@@ -130,6 +149,8 @@ def savings(
         for number, (_, members) in enumerate(group):
             changed = clone(clean)
             step.apply(changed, FactCache(changed), members)
+            if decides_by_data(step):
+                step.fit(changed, fit)
             models[f"kind {number}"] = changed
         timed = seconds(f"{step}|{[choice.key for _, members in group for choice in members]}", models)
         for number, (_, members) in enumerate(group):

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import BudgetedPass, Choice, Damage, Proposal, Samples
-from adapass.data import load_data
+from adapass.data import Dataset, load_data
 from adapass.executor import InProcess
 from adapass.facts import FactCache
 from adapass.graph.constants import constant_tensor
@@ -61,6 +61,31 @@ class Narrow(BudgetedPass):
         del model, data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Skip(BudgetedPass):
+    """Stands for a family that leaves out work and no weights; timed only where it was fitted."""
+
+    name: ClassVar[str] = "skip"
+    structural: ClassVar[bool] = True
+
+    def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
+        del model, facts
+        return Proposal((Choice(self.name, "b", "half"),))
+
+    def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
+        del facts
+        return PassResult(applied=len(choices)) if model else PassResult(applied=0)
+
+    def fit(self, model: ir.Model, data: Samples | None) -> None:
+        model.metadata_props["fitted on"] = str(0 if data is None else len(data))
+
+    def remaining(
+        self, model: ir.Model, facts: FactCache, choice: Choice, samples: Samples
+    ) -> Mapping[str, float]:
+        del model, facts, choice, samples
+        return {"a": 1.0, "b": 0.5, "c": 0.5}
+
+
 def _cut(model: ir.Model, output: str, axis: int, kept: int) -> None:
     node = next(node for node in model.graph if node.outputs[0].name == output)
     value = node.inputs[1]
@@ -97,7 +122,12 @@ def _priced() -> list[StaticOption]:
         assert question.startswith("narrow|")
         return {name: sum(_elements(model).values()) / 64 for name, model in models.items()}
 
-    return priced_structural(model, step, choices, {c.key: Damage(0.1) for c in choices}, seconds)
+    damages = {c.key: Damage(0.1) for c in choices}
+    return priced_structural(model, step, choices, damages, seconds, fit=_rows(model))
+
+
+def _rows(model: ir.Model) -> Dataset:
+    return load_data({"x": np.ones((2, 8), np.float32)}, model)
 
 
 def _elements(model: ir.Model) -> dict[str, int]:
@@ -114,7 +144,7 @@ def _by_key() -> dict[str, StaticOption]:
 
 def test_an_effect_names_the_layers_that_shrink() -> None:
     model = parse(MODEL)
-    effect = effect_of(model, Layers.of(model), Narrow(), Choice("narrow", "c", "quarter"))
+    effect = effect_of(model, Layers.of(model), Narrow(), Choice("narrow", "c", "quarter"), _rows(model))
 
     assert effect.left == {"c": 0.25, "d": 0.25}
     assert effect.of_site("c") == 0.75
@@ -134,6 +164,30 @@ def test_kinds_are_timed_once_and_shared_among_their_sites() -> None:
     assert found["narrow:a=half"].saving == found["narrow:c=half"].saving == pytest.approx(1.0)
     assert found["narrow:a=quarter"].saving == pytest.approx(1.5)
     assert found["narrow:a=half"].slot == found["narrow:a=quarter"].slot
+
+
+def test_a_family_says_what_work_is_left_where_weights_do_not_show_it() -> None:
+    model, step = parse(MODEL), Skip()
+    timed: dict[str, str] = {}
+
+    def seconds(question: str, models: Mapping[str, ir.Model]) -> dict[str, float]:
+        assert question.startswith("skip|")
+        timed.update({name: model.metadata_props.get("fitted on", "") for name, model in models.items()})
+        return {name: 3.0 if name == "clean" else 2.0 for name in models}
+
+    choices = offered(step, model)
+    (option,) = priced_structural(
+        model, step, choices, {c.key: Damage(0.1) for c in choices}, seconds, fit=_rows(model)
+    )
+
+    assert timed == {"clean": "", "kind 0": "2"}
+    assert option.saving == 1.0
+    assert option.effect is not None
+    assert option.effect.left == {"b": 0.5, "c": 0.5}
+    assert option.effect.freed_bytes == 0
+    assert overlap(option, _8bit("b", 2.0)) == 0.5
+    # Half of b is gone already; what a narrower a takes away of b is gone for both.
+    assert overlap(option, _by_key()["narrow:a=half"]) == pytest.approx(0.25)
 
 
 def test_more_kinds_than_are_timed_are_priced_by_their_operations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +223,7 @@ def test_one_layer_is_not_made_narrower_twice_as_much() -> None:
     both = Narrow(only_pairs=(("b", "c"),))
     model = parse(MODEL)
     choice = Choice("narrow", "b", "half")
-    effect = effect_of(model, Layers.of(model), both, choice)
+    effect = effect_of(model, Layers.of(model), both, choice, _rows(model))
     other = StaticOption(both, choice, 1.0, Damage(0.0), 0.5, 0, effect)
 
     # Half of b is gone already: of what narrowing b and c saves a quarter of all is not there any more.
@@ -197,7 +251,7 @@ def test_structure_changes_before_precision() -> None:
 
 
 def test_a_plan_that_cannot_be_made_says_so_and_ends_nothing() -> None:
-    rows = load_data({"x": np.ones((2, 8), np.float32)}, parse(MODEL))
+    rows = _rows(parse(MODEL))
     executor = InProcess()
     remove = cast("BudgetedPass", parse_pass("remove-blocks"))
     part = PackedPart.of(Part(remove, (Choice("remove-blocks", "gone", "remove"),)))
