@@ -4,9 +4,13 @@ Their bodies are standard ONNX, and the body *is* the definition: masked computa
 runtime can execute. A generator that knows an operator may skip what the mask would throw away; the
 portable export inlines the body. Nothing else lives in this domain.
 
-    operator      inputs                 output
-    ExitSelect    stop, taken, rest      selected
-    LogRound      x, scale, base, last   rounded
+    operator       inputs                               output
+    ExitSelect     stop, taken, rest                    selected
+    LogRound       x, scale, base, last                 rounded
+    SelectTokens   score, count                         kept, valid
+    GatherTokens   x, kept                              y
+    ScatterTokens  rest, kept, valid, y                 z
+    MergeTokens    x, key, size, kept, valid, takes     y, total
 
 ``ExitSelect(stop, taken, rest)``
     Per sample: ``taken`` where ``stop`` holds, else ``rest``. ``stop`` is bool ``[B]``. ``taken`` and
@@ -18,6 +22,25 @@ portable export inlines the body. Nothing else lives in this domain.
     kept: ``scale * base ^ -code``. Larger numbers become ``scale``, and those whose code would lie beyond
     ``last`` become 0, which has a code of its own. ``scale``, ``base`` (above 1) and ``last`` are scalars of
     the type of ``x``. A generator may store the codes in the place of ``x``.
+
+``SelectTokens(score, count)``
+    Per sample the ``count`` tokens of the highest ``score`` ``[B, T]``, best first, ties to the lower
+    position: their positions ``kept`` int64 ``[B, K]``, with K the largest count (at least 1, at most T).
+    ``count`` is int64 ``[B]``, or ``[1]`` where it is that of every sample. ``valid`` bool ``[B, K]`` (or
+    ``[1, K]``) says which places are within the count of their sample; nothing may depend on the others.
+
+``GatherTokens(x, kept)``
+    ``x`` ``[B, T, ...]`` at the positions ``kept`` of each sample: ``[B, K, ...]``.
+
+``ScatterTokens(rest, kept, valid, y)``
+    ``rest`` ``[B, T, ...]`` with ``y`` ``[B, K, ...]`` at those of the positions ``kept`` that are ``valid``.
+
+``MergeTokens(x, key, size, kept, valid, takes)``
+    Every token that is in no valid place goes to the place, of those with ``takes`` (bool ``[B, K]``, valid
+    ones only), whose ``key`` ``[B, T, D]`` has the largest cosine with its own (ties to the lower place), or
+    nowhere where no place takes. ``y`` ``[B, K, C]`` is the mean of ``x`` ``[B, T, C]`` over the tokens of
+    a place, weighted by their ``size`` ``[B, T]`` (0 for padding), and ``total`` ``[B, K]`` the sum of the
+    sizes; both are 0 in places that are not valid.
 
 How early exits use ExitSelect (E exits, numbered 0 to E-1 in execution order):
 
@@ -32,8 +55,8 @@ How early exits use ExitSelect (E exits, numbered 0 to E-1 in execution order):
 
 A threshold of ``+inf`` never stops a sample: with all of them infinite the model computes what it did
 before. All ``ExitSelect`` nodes of one ``stop_k`` form one exit. State that a rule carries from exit
-to exit (the patience counter) is a value with a batch axis like any other. ``h_k`` and ``c_k`` depend on
-nothing that is computed after the cut of exit k.
+to exit (the patience counter, the cumulative exit probability) is a value with a batch axis like any
+other. ``h_k`` and ``c_k`` depend on nothing that is computed after the cut of exit k.
 
 ``model.metadata_props["adapass.exits"]`` is JSON: ``cuts`` (names of the cut values), ``rule``,
 ``thresholds`` (the fitted defaults, ``null`` for infinite), ``task``, and ``heads`` (one record an exit).
@@ -42,18 +65,21 @@ nothing that is computed after the cut of exit k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import onnx_ir as ir
 
 from adapass.errors import ModelError, UsageError
+from adapass.op_bodies import BODIES
 
 DOMAIN = "adapass"
 VERSION = 1
 EXIT_SELECT = "ExitSelect"
 LOG_ROUND = "LogRound"
+SELECT_TOKENS = "SelectTokens"
+GATHER_TOKENS = "GatherTokens"
+SCATTER_TOKENS = "ScatterTokens"
+MERGE_TOKENS = "MergeTokens"
 EXIT_THRESHOLDS = "adapass_exit_thresholds"
 EXIT_INDEX = "adapass_exit"
 EXITS_METADATA = "adapass.exits"
@@ -62,51 +88,6 @@ MINIMUM_OPSET = 13
 """Operator set the bodies need from the model's default domain (``Unsqueeze`` and others changed there)."""
 MINIMUM_IR_VERSION = 8
 """First IR version with model-local functions."""
-
-# A mask of the rank of `taken`: [B] -> [B, 1, ..., 1]. A scalar `taken` has no trailing axes and keeps [B].
-_BODIES: Mapping[str, str] = MappingProxyType(
-    {
-        EXIT_SELECT: """
-<domain: "adapass", opset_import: ["" : {opset}]>
-ExitSelect (stop, taken, rest) => (selected)
-{{
-    batch = Shape (stop)
-    dims = Shape (taken)
-    rank = Shape (dims)
-    one = Constant <value_ints = [1]> ()
-    ones = Expand (one, rank)
-    end = Constant <value_ints = [9223372036854775807]> ()
-    tail = Slice (ones, one, end)
-    shape = Concat <axis = 0> (batch, tail)
-    mask = Reshape (stop, shape)
-    selected = Where (mask, taken, rest)
-}}
-""",
-        LOG_ROUND: """
-<domain: "adapass", opset_import: ["" : {opset}]>
-LogRound (x, scale, base, last) => (rounded)
-{{
-    share = Div (x, scale)
-    tiny_float = Constant <value_float = 1e-37> ()
-    tiny = CastLike (tiny_float, x)
-    positive = Max (share, tiny)
-    octave = Log (base)
-    height = Log (positive)
-    height_in_steps = Div (height, octave)
-    depth = Neg (height_in_steps)
-    code = Round (depth)
-    zero = Sub (scale, scale)
-    stored = Clip (code, zero, last)
-    height_stored = Mul (stored, octave)
-    depth_stored = Neg (height_stored)
-    power = Exp (depth_stored)
-    restored = Mul (power, scale)
-    is_zero = Greater (code, last)
-    rounded = Where (is_zero, zero, restored)
-}}
-""",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +119,8 @@ def add_function(model: ir.Model, name: str) -> None:
         ModelError: the model's operator set is too old for the body.
 
     """
-    if name not in _BODIES:
-        raise UsageError(f"unknown adaptive operator '{name}'; known: {', '.join(sorted(_BODIES))}")
+    if name not in BODIES:
+        raise UsageError(f"unknown adaptive operator '{name}'; known: {', '.join(sorted(BODIES))}")
     opset = model.opset_imports.get("", 0)
     if opset < MINIMUM_OPSET:
         raise ModelError(
@@ -154,7 +135,7 @@ def add_function(model: ir.Model, name: str) -> None:
 
 def is_adaptive(node: ir.Node) -> bool:
     """Whether ``node`` is one of the operators of this module."""
-    return node.domain == DOMAIN and node.op_type in _BODIES
+    return node.domain == DOMAIN and node.op_type in BODIES
 
 
 def is_exit_select(node: ir.Node | None) -> bool:
@@ -200,5 +181,5 @@ def _stop(node: ir.Node) -> ir.Value:
 
 def _function(name: str, opset: int) -> ir.Function:
     text = '<ir_version: 8, opset_import: ["" : {opset}, "adapass" : 1]>\nholder () => () {{ }}\n'
-    model = ir.from_onnx_text((text + _BODIES[name]).format(opset=opset))
+    model = ir.from_onnx_text((text + BODIES[name]).format(opset=opset))
     return model.functions[(DOMAIN, name, "")]

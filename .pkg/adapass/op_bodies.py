@@ -1,0 +1,1 @@
+../../adapass/op_bodies.py
