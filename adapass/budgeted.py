@@ -158,6 +158,8 @@ class OperatingPoint:
     """Predicted mean latency of a call."""
     loss: float
     """Mean paired loss on the search samples."""
+    changed: float = 0.0
+    """Mean square of the paired losses: the share of the verdicts that change."""
     reach: tuple[tuple[float, float], ...] = ()
     """(depth, share) pairs, depth rising: behind this share of the model's work, only this share of the
     samples goes on. Empty where all samples do everything."""

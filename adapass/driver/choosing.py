@@ -208,17 +208,21 @@ def front_of(
 
 
 def fallbacks(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:
-    """Safer plans without knobs to build beside ``chosen``, should their rewrites prove too bold.
+    """Safer plans to build beside ``chosen``, should their rewrites prove too bold with knobs neutral.
 
-    For each share the fastest plan that risks at most so much of what the boldest of ``chosen`` risks.
-    ``candidates`` come fastest first.
+    For each share the plan that is the fastest at a setting that risks at most so much of what the boldest
+    of ``chosen`` risks.
     """
     bold = max((c.risk for c in chosen), default=0.0)
-    static = [c for c in candidates if c.plan.parts and not c.points and c.risk < bold]
+    lossy = [(seconds, risk, c) for c in candidates if c.plan.parts for _, seconds, risk in c.settings()]
     found: list[Candidate] = []
     for most in FALLBACK_SHARES:
-        safer = [c for c in static if c.risk <= most * bold]
-        found += [c for c in safer[:1] if all(c is not other for other in (*chosen, *found))]
+        safer = [(seconds, c) for seconds, risk, c in lossy if risk < bold and risk <= most * bold]
+        if not safer:
+            continue
+        fastest = min(safer, key=lambda pair: pair[0])[1]
+        if all(fastest is not other for other in (*chosen, *found)):
+            found.append(fastest)
     return found
 
 

@@ -16,7 +16,7 @@ from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.front import front_entries
 from adapass.driver.material import Parts
 from adapass.driver.outcome import Finding, hand_back
-from adapass.driver.proof import Contestant, Proof, prove, safer_builds, sequence
+from adapass.driver.proof import Contestant, Proof, prove, safer_steps, sequence
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.replayed import compared_once
 from adapass.driver.report import FrontPoint, Report, Result, Row
@@ -175,7 +175,7 @@ class Job:
         safest = min(exact, key=lambda build: seconds[build.name]) if exact else None
         limit = self.context.request.latency_target_seconds
         slowest = max(seconds[fast.name], seconds[ORIGINAL])
-        steps = sequence(fast, safest, limit, safer_builds(fast, faster, seconds))
+        steps = sequence(fast, safest, limit, safer_steps(fast, faster, seconds))
         contestants = self._fitting(steps, fast, len(parts.certify), slowest)
         if not contestants:
             reason = "the time limit leaves no time to certify anything; allow more"

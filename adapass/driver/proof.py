@@ -1,9 +1,9 @@
 """Certify what ships: built artifacts, run on the certify part, in one fixed sequence.
 
 The sequence is fixed before the certify samples are touched: the exact build first (where it is faster
-than the original at all), then the fastest build with its knobs neutral, then along its path of
-settings from the safest to the most aggressive. Each step is tested in turn; the first that fails ends
-it, and the last that passed ships (fixed-sequence testing: the choice costs no confidence).
+than the original at all), then a few safer plans, then the fastest build with its knobs neutral, then along
+its path of settings from the safest to the most aggressive. Each step is tested in turn; the first that fails
+ends it, and the last that passed ships (fixed-sequence testing: the choice costs no confidence).
 
 The steps of the shipped build that passed are its certified operating points: any of them may be run for
 any reason, and a stricter budget that was settled beforehand leaves a known part of them. ``certified_drop``
@@ -32,6 +32,8 @@ from adapass.search.deadline import NEVER, Deadline
 from adapass.search.judge import Judge, stack_outputs
 
 MAX_POINTS = 10
+MAX_SAFER = 4
+"""Steps in front of the fastest build: each one that fails, by bad luck too, ends the sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +89,47 @@ class _Run:
 
 
 def sequence(
-    fast: Build, exact: Build | None, enough_seconds: float | None, safer: Sequence[Build] = ()
+    fast: Build, exact: Build | None, enough_seconds: float | None, safer: Sequence[Contestant] = ()
 ) -> list[Contestant]:
-    """What is tested, in order; ``safer`` builds without knobs come between the exact and the fastest one."""
+    """What is tested, in order; ``safer`` ones come between the exact and the fastest build."""
     first = [Contestant(exact, None)] if exact is not None and exact is not fast else []
-    first += [Contestant(build, None) for build in safer]
-    return [*first, *(Contestant(fast, point) for point in path_of(fast.candidate.points, enough_seconds))]
+    return [
+        *first,
+        *safer,
+        *(Contestant(fast, point) for point in path_of(fast.candidate.points, enough_seconds)),
+    ]
 
 
-def safer_builds(fast: Build, builds: Sequence[Build], seconds: Mapping[str, float]) -> list[Build]:
-    """Builds to fall back on should ``fast`` prove too bold even with its knobs neutral; slowest first.
+def safer_steps(fast: Build, builds: Sequence[Build], seconds: Mapping[str, float]) -> list[Contestant]:
+    """What to fall back on should ``fast`` prove too bold even with its knobs neutral; slowest first.
 
-    Of every other plan without knobs its fastest build, where no faster one risks as little: each step of
-    the sequence is faster than the one before it, and less safe. The clean model counts where a variant
-    computes it in half precision: nearly as safe as the exact build, and often twice as fast.
+    Of every other plan its fastest build, at each setting of its knobs, where nothing faster risks as little:
+    each step of the sequence is faster than the one before it, and less safe. The clean model counts where a
+    variant computes it in half precision: nearly as safe as the exact build, and often twice as fast.
     """
     best: dict[int, Build] = {}
     for build in sorted(builds, key=lambda build: seconds[build.name]):
-        candidate = build.candidate
-        lossy = bool(candidate.plan.parts) or not build.variant.exact
-        if lossy and not candidate.points and candidate.risk < fast.candidate.risk:
-            best.setdefault(id(candidate), build)
-    found: list[Build] = []
-    for build in sorted(best.values(), key=lambda build: seconds[build.name]):
-        if not found or build.candidate.risk < found[-1].candidate.risk:
-            found.append(build)
-    return found[::-1]
+        lossy = bool(build.candidate.plan.parts) or not build.variant.exact
+        if lossy and build.candidate is not fast.candidate:
+            best.setdefault(id(build.candidate), build)
+    offered = [
+        (seconds[build.name] * expected / build.candidate.seconds.seconds, risk, Contestant(build, point))
+        for build in best.values()
+        for point, expected, risk in build.candidate.settings()
+        if risk < fast.candidate.risk
+    ]
+    found: list[Contestant] = []
+    least = float("inf")
+    for latency, risk, step in sorted(offered, key=lambda each: (each[0], each[1])):
+        if risk < least and latency > seconds[fast.name]:
+            found.append(step)
+            least = risk
+    return _spread(found, MAX_SAFER)[::-1]
+
+
+def _spread(steps: Sequence[Contestant], most: int) -> list[Contestant]:
+    places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
+    return [steps[int(place)] for place in places]
 
 
 def path_of(

@@ -47,6 +47,10 @@ FAR = 100.0
 """The least damage that is looked at, as a share of what was too much."""
 CLOSE = 1.15
 """A damage that is too much, and one that is not: nothing in between is looked for when they are as near."""
+SURE = 0.7
+"""Of the budget, the risk up to which the fastest plan needs no safer ones beside it."""
+SAFER_DAMAGES = (0.5, 0.2)
+"""Of the damage of the fastest plan, what safer ones may do."""
 NO_RATES = Rates(loss_per_damage=0.0)
 
 
@@ -98,8 +102,25 @@ class Search:
             evolve(self.trials, problem, count=self.rounds.trials, seed=self.seed)
         if (best := self._fastest()) is not None:
             self.trials.trimmed(best)
+        self.try_safer_plans()
         if self.also_float:
             self._without_precision()
+
+    def try_safer_plans(self) -> None:
+        """Less of what is static in the fastest plan: something to ship should that prove too bold."""
+        best = self._fastest()
+        if best is None or best.risk <= SURE * self.trials.proving.max_drop:
+            return
+        taken = {choice.key for part in best.plan.parts for choice in part.choices}
+        damage = sum(o.damage.additive(classes=self.classes) for o in self.statics if o.choice.key in taken)
+        by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
+        problem = JointProblem(self.statics, (), by_damage, self.classes)
+        knobs = best.plan.parts[0].step if best.points else None
+        for share in SAFER_DAMAGES:
+            bound = share * damage
+            chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
+            if chosen is not None and chosen.statics:
+                self.trials.try_plan(chosen.statics, knobs)
 
     def _without_precision(self) -> None:
         """The structural part of the fastest plan, and of the fastest without knobs."""

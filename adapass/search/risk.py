@@ -30,6 +30,10 @@ def cautious(loss: float, changed: float) -> float:
 
 def expected_bound(losses: npt.NDArray[np.float64], *, samples: int, confidence: float) -> float:
     """The upper bound on the mean loss that ``samples`` fresh samples will give, as near as can be told."""
-    changed = discordance(losses)
+    return bound_of(float(np.mean(losses)), discordance(losses), samples=samples, confidence=confidence)
+
+
+def bound_of(loss: float, changed: float, *, samples: int, confidence: float) -> float:
+    """The same from a mean loss and the share of verdicts that change."""
     margin = NormalDist().inv_cdf(confidence) * math.sqrt(changed / max(samples, 1))
-    return cautious(float(np.mean(losses)), changed) + margin
+    return cautious(loss, changed) + margin

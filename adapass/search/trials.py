@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from adapass.search.evaluations import Evaluations, one_setting_a_site
 from adapass.search.joint import plan_of
 from adapass.search.judge import Judge
 from adapass.search.plan import Part, Plan
-from adapass.search.risk import cautious, discordance, expected_bound
+from adapass.search.risk import bound_of, cautious, discordance, expected_bound
 from adapass.search.statics import StaticOption
 from adapass.search.stopwatch import Stopwatch
 
@@ -40,6 +40,15 @@ class Candidate:
     """Share of the verdicts on the search samples that change, knobs neutral."""
     risk: float = 0.0
     """The drop that certification is expected to bound it by, knobs neutral; 0 for exact rewrites."""
+    point_risks: tuple[float, ...] = ()
+    """The same at each of ``points``."""
+
+    def settings(self) -> Iterator[tuple[OperatingPoint | None, float, float]]:
+        """Every setting with its expected seconds and its risk; of a model with knobs those of its path."""
+        if not self.points:
+            yield None, self.seconds.seconds, self.risk
+        for point, risk in zip(self.points, self.point_risks, strict=True):
+            yield point, point.expected_seconds, risk
 
     @property
     def expected_loss(self) -> float:
@@ -199,10 +208,16 @@ class Trials:
         factor = expected.seconds / boldest.expected_seconds
         points = tuple(replace(p, expected_seconds=factor * p.expected_seconds) for p in points)
         cost = Cost(expected.seconds, expected.trust)
-        if len(plan.parts) == 1:
-            return Candidate(plan, model, cost, boldest.loss, points)
+        risks = tuple(self._point_risk(point) for point in points)
+        if len(plan.parts) == 1 and self.base is None:
+            return Candidate(plan, model, cost, boldest.loss, points, point_risks=risks)
         losses = self.judge.losses(self.evaluations.outputs(model))  # as built, knobs are neutral
-        return Candidate(plan, model, cost, boldest.loss, points, discordance(losses), self.risk(losses))
+        changed, risk = discordance(losses), self.risk(losses)
+        return Candidate(plan, model, cost, boldest.loss, points, changed, risk, risks)
+
+    def _point_risk(self, point: OperatingPoint) -> float:
+        proving = self.proving
+        return bound_of(point.loss, point.changed, samples=proving.samples, confidence=proving.confidence)
 
     def _known(self, part: Part) -> tuple[OperatingPoint, ...]:
         """Settings found on the clean model, if it has the same sites."""

@@ -42,7 +42,9 @@ class Costs:
     heads: Doubles
     """[E]: saved where an exit is dropped."""
     removable: bool = True
-    """False where later exits need the heads of earlier ones (patience)."""
+    """False where later exits need the heads of earlier ones (patience, quantile)."""
+    counts: bool = False
+    """Whether confidences are whole numbers (patience)."""
 
     @property
     def whole(self) -> float:
@@ -61,6 +63,8 @@ class Setting:
     """Mean loss."""
     shares: Doubles
     """[E + 1]: share of the samples that leave at each exit; the last entry stays to the end."""
+    changed: float = 0.0
+    """Mean square of the losses."""
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -91,7 +95,7 @@ Path = Callable[[Observed, Costs, float], Sequence[Floats]]
 
 
 def families(costs: Costs) -> tuple[Path, ...]:
-    """The families worth trying, the one with the fewest numbers first. Patience counts are common."""
+    """The families worth trying, the one with the fewest numbers first. What is carried has one threshold."""
     return (common_path, per_exit_path) if costs.removable else (common_path,)
 
 
@@ -102,9 +106,9 @@ def evaluate_observed(data: Observed, costs: Costs, thresholds: Floats) -> Setti
     leaves = stops.argmax(axis=1).astype(np.intp)
     leaves[~stops.any(axis=1)] = exits
     shares = np.asarray(np.bincount(leaves, minlength=exits + 1) / count, np.float64)
-    loss = float(data.losses[np.arange(count), leaves].mean())
+    losses = data.losses[np.arange(count), leaves]
     seconds = float(shares @ _leaving_costs(costs, np.isfinite(thresholds)))
-    return Setting(thresholds, seconds, loss, shares)
+    return Setting(thresholds, seconds, float(losses.mean()), shares, float(np.mean(losses**2)))
 
 
 def _leaving_costs(costs: Costs, kept: Mask) -> Doubles:
@@ -117,7 +121,7 @@ def _leaving_costs(costs: Costs, kept: Mask) -> Doubles:
 def common_path(data: Observed, costs: Costs, max_loss: float) -> list[Floats]:
     """One level for all kept exits, falling; whole numbers for patience."""
     exits = data.confidence.shape[1]
-    if not costs.removable:
+    if costs.counts:
         return [np.full(exits, level, np.float32) for level in range(exits, 0, -1)]
     levels = np.quantile(data.confidence, np.linspace(1.0, 0.0, LEVELS), method="lower")
     path = [np.full(exits, level, np.float32) for level in levels]

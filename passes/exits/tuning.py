@@ -78,27 +78,32 @@ def measure_costs(model: ir.Model, record: ExitsRecord, services: Services) -> C
     spans: list[Span] = [(start, [end]) for start, end in zip(starts, ends, strict=True)]
     spans += [_head(record, found) for found in exits]
     seconds = np.asarray(services.seconds(model, spans))
-    removable = record.rule is not Rule.PATIENCE
-    return Costs(seconds[: len(ends)], seconds[len(ends) :], removable=removable)
+    return Costs(
+        seconds[: len(ends)],
+        seconds[len(ends) :],
+        removable=not record.rule.is_carried,
+        counts=record.rule is Rule.PATIENCE,
+    )
 
 
 def _head(record: ExitsRecord, found: Exit) -> Span:
-    """Inputs and outputs of the piece that is one head. Patience counts are left out: they are scalars."""
+    """Inputs and outputs of the piece that is one head. What is carried is left out: one number a sample."""
     head = record.heads[found.index]
     start = _unique(head.cut, *([] if head.mask is None else [head.mask]))
     outputs = [_name(found.selects[0].inputs[1])]
-    if record.rule is not Rule.PATIENCE:
+    if not record.rule.is_carried:
         outputs.append(_name(found.confidence))
     return start, _unique(*outputs)
 
 
 def _point(record: ExitsRecord, setting: Setting) -> OperatingPoint:
-    kept = setting.kept if record.rule is not Rule.PATIENCE else range(max(setting.kept) + 1)
+    kept = range(max(setting.kept) + 1) if record.rule.is_carried else setting.kept
     return OperatingPoint(
         knobs=MappingProxyType({EXIT_THRESHOLDS: setting.thresholds}),
         sites=frozenset(record.cuts[index] for index in kept),
         expected_seconds=setting.expected_seconds,
         loss=setting.loss,
+        changed=setting.changed,
         reach=_reach(record, setting),
         leaves=tuple(float(share) for share in setting.shares),
         detail=MappingProxyType(

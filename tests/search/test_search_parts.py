@@ -136,7 +136,7 @@ def test_the_store_keeps_what_the_search_works_out(tmp_path: Path) -> None:
 def test_operating_points_survive_the_store(tmp_path: Path) -> None:
     knobs = {"t": np.asarray([0.5, np.inf], np.float32)}
     point = OperatingPoint(
-        knobs, frozenset({"b", "a"}), 0.1, -0.01, ((0.5, 0.25),), (0.75, 0.0, 0.25), {"leave": [0.75]}
+        knobs, frozenset({"b", "a"}), 0.1, -0.01, 0.02, ((0.5, 0.25),), (0.75, 0.0, 0.25), {"leave": [0.75]}
     )
     entry = Store(tmp_path / "work").points("points", "k")
     entry.write((point,))
@@ -146,11 +146,8 @@ def test_operating_points_survive_the_store(tmp_path: Path) -> None:
     assert again[0].knobs["t"].dtype == np.float32
     np.testing.assert_array_equal(again[0].knobs["t"], knobs["t"])
     assert (again[0].sites, again[0].reach, again[0].leaves) == (point.sites, point.reach, point.leaves)
-    assert (again[0].expected_seconds, again[0].loss, dict(again[0].detail)) == (
-        0.1,
-        -0.01,
-        {"leave": [0.75]},
-    )
+    numbers = (again[0].expected_seconds, again[0].loss, again[0].changed)
+    assert (numbers, dict(again[0].detail)) == ((0.1, -0.01, 0.02), {"leave": [0.75]})
     assert entry.path is not None
     entry.path.write_text('[{"knobs": []}]')
     assert entry.read() is None

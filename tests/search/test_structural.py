@@ -74,7 +74,8 @@ class Skip(BudgetedPass):
 
     def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
         del facts
-        return PassResult(applied=len(choices)) if model else PassResult(applied=0)
+        del model
+        return PassResult(applied=len(choices))
 
     def fit(self, model: ir.Model, data: Samples | None) -> None:
         model.metadata_props["fitted on"] = str(0 if data is None else len(data))
