@@ -170,5 +170,47 @@ MergeTokens (x, key, size, kept, valid, takes) => (y, total)
     y = Div (summed, total_column)
 }}
 """,
+        "LiveRows": """
+<domain: "adapass", opset_import: ["" : {opset}]>
+LiveRows (live) => (rows)
+{{
+    all_in_one = Constant <value_ints = [-1]> ()
+    first = Constant <value_ints = [0]> ()
+    flat = Reshape (live, all_in_one)
+    index = NonZero (flat)
+    rows = Squeeze (index, first)
+}}
+""",
+        "GatherRows": """
+<domain: "adapass", opset_import: ["" : {opset}]>
+GatherRows (x, rows) => (y)
+{{
+    all_in_one = Constant <value_ints = [-1]> ()
+    third = Constant <value_ints = [2]> ()
+    end = Constant <value_ints = [3]> ()
+    dims = Shape (x)
+    width = Slice (dims, third, end)
+    flat_dims = Concat <axis = 0> (all_in_one, width)
+    flat = Reshape (x, flat_dims)
+    y = Gather <axis = 0> (flat, rows)
+}}
+""",
+        "ScatterRows": """
+<domain: "adapass", opset_import: ["" : {opset}]>
+ScatterRows (rest, rows, y) => (z)
+{{
+    all_in_one = Constant <value_ints = [-1]> ()
+    second = Constant <value_ints = [1]> ()
+    third = Constant <value_ints = [2]> ()
+    end = Constant <value_ints = [3]> ()
+    dims = Shape (rest)
+    width = Slice (dims, third, end)
+    flat_dims = Concat <axis = 0> (all_in_one, width)
+    flat = Reshape (rest, flat_dims)
+    index = Unsqueeze (rows, second)
+    flat_z = ScatterND (flat, index, y)
+    z = Reshape (flat_z, dims)
+}}
+""",
     }
 )

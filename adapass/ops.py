@@ -11,6 +11,9 @@ portable export inlines the body. Nothing else lives in this domain.
     GatherTokens   x, kept                              y
     ScatterTokens  rest, kept, valid, y                 z
     MergeTokens    x, key, size, kept, valid, takes     y, total
+    LiveRows       live                                 rows
+    GatherRows     x, rows                              y
+    ScatterRows    rest, rows, y                        z
 
 ``ExitSelect(stop, taken, rest)``
     Per sample: ``taken`` where ``stop`` holds, else ``rest``. ``stop`` is bool ``[B]``. ``taken`` and
@@ -41,6 +44,17 @@ portable export inlines the body. Nothing else lives in this domain.
     nowhere where no place takes. ``y`` ``[B, K, C]`` is the mean of ``x`` ``[B, T, C]`` over the tokens of
     a place, weighted by their ``size`` ``[B, T]`` (0 for padding), and ``total`` ``[B, K]`` the sum of the
     sizes; both are 0 in places that are not valid.
+
+``LiveRows(live)``
+    Where ``live`` bool ``[B, T]`` holds: positions int64 ``[n]`` in the flattened ``[B * T]``, rising; n may
+    be 0. What is computed of the rows between a ``GatherRows`` and the ``ScatterRows`` of the same ``rows``
+    is computed row by row, so that it does not matter which others are live.
+
+``GatherRows(x, rows)``
+    ``x`` ``[B, T, C]`` at ``rows``: ``[n, C]``.
+
+``ScatterRows(rest, rows, y)``
+    ``rest`` ``[B, T, C]`` with ``y`` ``[n, C]`` at ``rows``.
 
 How early exits use ExitSelect (E exits, numbered 0 to E-1 in execution order):
 
@@ -80,6 +94,9 @@ SELECT_TOKENS = "SelectTokens"
 GATHER_TOKENS = "GatherTokens"
 SCATTER_TOKENS = "ScatterTokens"
 MERGE_TOKENS = "MergeTokens"
+LIVE_ROWS = "LiveRows"
+GATHER_ROWS = "GatherRows"
+SCATTER_ROWS = "ScatterRows"
 EXIT_THRESHOLDS = "adapass_exit_thresholds"
 EXIT_INDEX = "adapass_exit"
 EXITS_METADATA = "adapass.exits"
