@@ -46,6 +46,8 @@ def head_digest(model: ir.Model, head: HeadRecord) -> str:
     digest = sha256()
     for name in head.values[2:]:
         digest.update(_stored(model, name).tobytes() if name else b"-")
+    if head.readiness:
+        digest.update(_stored(model, head.readiness).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -105,7 +107,8 @@ def _expected(model: ir.Model, record: ExitsRecord, cuts: Mapping[str, Array], f
         weight, bias = (_stored(model, name).astype(np.float64) for name in head.values[2:4])
         logits.append(read[-1] @ weight + bias)
     outputs = tuple(as_output(record, z) for z in logits)
-    return _Expected(tuple(read), outputs, confidences(record, logits))
+    ready = [_stored(model, head.readiness) for head in record.heads if head.readiness]
+    return _Expected(tuple(read), outputs, confidences(record, logits, ready))
 
 
 def _stored(model: ir.Model, name: str) -> Array:

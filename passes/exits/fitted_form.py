@@ -12,7 +12,7 @@ from adapass.passes.exits.fit_heads import Winner
 from adapass.passes.exits.heads import HeadKind, HeadSpec
 from adapass.passes.exits.solvers import Affine, Fitted
 
-NAMES = ("kind", "features", "weight", "bias", "queries", "numbers")
+NAMES = ("kind", "features", "weight", "bias", "queries", "numbers", "readiness")
 
 
 def pack(winner: Winner) -> SiteFit:
@@ -28,6 +28,7 @@ def pack(winner: Winner) -> SiteFit:
         "numbers": np.asarray(
             [fitted.cross_entropy, fitted.disagreement, fitted.strength, spec.queries], np.float64
         ),
+        "readiness": np.asarray(fitted.readiness, np.float64),
     }
 
 
@@ -43,7 +44,8 @@ def unpack(fit: SiteFit) -> Winner:
     head = Affine(np.asarray(fit["weight"], np.float32), np.asarray(fit["bias"], np.float32))
     spec = HeadSpec(HeadKind(str(fit["kind"])), str(fit["features"]), int(queries))
     learned = np.asarray(fit["queries"], np.float32) if fit["queries"].size else None
-    return Winner(spec, Fitted(head, cross_entropy, disagreement, strength), learned)
+    slope, offset = (float(n) for n in fit["readiness"])
+    return Winner(spec, Fitted(head, cross_entropy, disagreement, strength, (slope, offset)), learned)
 
 
 def _check(fit: Mapping[str, Array]) -> None:
@@ -52,8 +54,10 @@ def _check(fit: Mapping[str, Array]) -> None:
             raise ModelError(f"a fitted head has no '{name}'; fit the exits again")
     if str(fit["kind"]) not in list(HeadKind):
         raise ModelError(f"a fitted head is of unknown kind '{fit['kind']}'; fit the exits again")
-    for name in ("weight", "bias", "queries", "numbers"):
+    for name in ("weight", "bias", "queries", "numbers", "readiness"):
         if fit[name].dtype.kind != "f" or not np.isfinite(fit[name]).all():
             raise ModelError(f"'{name}' of a fitted head is not all finite numbers; fit the exits again")
     if fit["numbers"].shape != (4,):
         raise ModelError(f"'numbers' of a fitted head has shape {fit['numbers'].shape}, expected (4,)")
+    if fit["readiness"].shape != (2,):
+        raise ModelError(f"'readiness' of a fitted head has shape {fit['readiness'].shape}, expected (2,)")

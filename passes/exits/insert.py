@@ -15,7 +15,7 @@ from adapass.passes.exits.heads import HeadKind, HeadSpec, HeadValues, as_output
 from adapass.passes.exits.nodes import Builder
 from adapass.passes.exits.output_form import OutputForm
 from adapass.passes.exits.record import ExitsRecord, HeadRecord, write_record
-from adapass.passes.exits.rules import Rule, Verdict, confidence, patience
+from adapass.passes.exits.rules import Rule, Verdict, confidence, cumulated, patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,25 @@ def insert_exits(model: ir.Model, form: OutputForm, rule: Rule, planned: Sequenc
         insert_head(build, plan.site, plan.spec, form.classes, f"{EXIT_INDEX}_{index}")
         for index, plan in enumerate(planned)
     ]
-    certain = _confidences(build, form, rule, heads)
+    readiness = [_readiness(build, rule, f"{EXIT_INDEX}_{index}") for index in range(len(planned))]
+    certain = _confidences(build, form, rule, heads, readiness)
     stops: list[ir.Value] = []
     for index, value in enumerate(certain):
         threshold = build.op("Gather", thresholds, build.constant(np.int64(index)))
         stops.append(build.op("GreaterOrEqual", value, threshold, name=f"{EXIT_INDEX}_{index}_stop"))
     _select_output(model, build, form, stops, [as_output(build, head.logits, form) for head in heads])
     _select_index(model, build, form, stops)
-    write_record(model, _record(form, rule, planned, heads))
+    record = _record(form, rule, planned, heads)
+    named = [
+        head.model_copy(update={"readiness": "" if value is None else value.name or ""})
+        for head, value in zip(record.heads, readiness, strict=True)
+    ]
+    write_record(model, record.model_copy(update={"heads": tuple(named)}))
+
+
+def _readiness(build: Builder, rule: Rule, name: str) -> ir.Value | None:
+    """An exit probability of one half, until it is fitted."""
+    return build.constant(np.zeros(2, np.float32), f"{name}_readiness") if rule is Rule.QUANTILE else None
 
 
 def _thresholds(model: ir.Model, count: int) -> ir.Value:
@@ -59,13 +70,30 @@ def _thresholds(model: ir.Model, count: int) -> ir.Value:
     return value
 
 
-def _confidences(build: Builder, form: OutputForm, rule: Rule, heads: Sequence[HeadValues]) -> list[ir.Value]:
+def _confidences(
+    build: Builder,
+    form: OutputForm,
+    rule: Rule,
+    heads: Sequence[HeadValues],
+    readiness: Sequence[ir.Value | None],
+) -> list[ir.Value]:
+    if rule is Rule.QUANTILE:
+        return _cumulated(build, form, heads, [value for value in readiness if value is not None])
     if rule is not Rule.PATIENCE:
         return [confidence(build, rule, form.task, head.logits, form.classes) for head in heads]
     verdicts: list[Verdict] = []
     for head in heads:
         verdicts.append(patience(build, form.task, head.logits, verdicts[-1] if verdicts else None))
     return [verdict.count for verdict in verdicts]
+
+
+def _cumulated(
+    build: Builder, form: OutputForm, heads: Sequence[HeadValues], readiness: Sequence[ir.Value]
+) -> list[ir.Value]:
+    nines: list[ir.Value] = []
+    for head, ready in zip(heads, readiness, strict=True):
+        nines.append(cumulated(build, form.task, head.logits, ready, nines[-1] if nines else None))
+    return nines
 
 
 def _select_output(

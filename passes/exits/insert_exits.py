@@ -83,11 +83,13 @@ class InsertExits(BudgetedPass):
     separable: ClassVar[bool] = True
     source: ClassVar[str] = (
         "BranchyNet (Teerapittayanon et al. 2016), DeeBERT (Xin et al. 2020), PABEE (Zhou et al. 2020), "
-        "BERxiT (Xin et al. 2021), E2CM (Gormez et al. 2022), efficient probing (Psomas et al. 2025)"
+        "BERxiT (Xin et al. 2021), PALBERT (Balagansky and Gavrilov 2022), E2CM (Gormez et al. 2022), "
+        "efficient probing (Psomas et al. 2025)"
     )
 
     rule: Rule = Rule.MAX_PROBABILITY
-    """When a sample leaves: max-probability, margin, entropy, or patience (exits that agree in a row)."""
+    """When a sample leaves: max-probability, margin, entropy, patience (exits that agree in a row), or
+    quantile (of the cumulative exit probability)."""
     head: HeadKind = HeadKind.AUTO
     """linear, gda, attentive (tokens only), or auto: the best of them on held-out fit samples."""
     features: str = "auto"

@@ -34,6 +34,8 @@ def install(model: ir.Model, record: ExitsRecord, winners: Sequence[Winner]) -> 
         _, _, weight, bias, queries = placed.values
         _set(model, weight, winner.fitted.head.weight)
         _set(model, bias, winner.fitted.head.bias)
+        if placed.readiness:
+            _set(model, placed.readiness, np.asarray(winner.fitted.readiness, np.float32))
         if winner.queries is not None:
             _set(model, queries, winner.queries)
         digest = head_digest(model, placed)
@@ -48,7 +50,8 @@ def install(model: ir.Model, record: ExitsRecord, winners: Sequence[Winner]) -> 
 def _replace(build: Builder, head: HeadRecord, winner: Winner, classes: int, name: str) -> HeadRecord:
     new: HeadValues = insert_head(build, head.site(), winner.spec, classes, name)
     build.value(head.values[1]).replace_all_uses_with(new.logits)
-    return head_record(Planned(head.site(), winner.spec, head.wanted), new)
+    made = head_record(Planned(head.site(), winner.spec, head.wanted), new)
+    return made.model_copy(update={"readiness": head.readiness})
 
 
 def _set(model: ir.Model, name: str, array: Floats) -> None:

@@ -47,6 +47,8 @@ class HeadRecord(BaseModel):
     queries: int = Field(ge=0, le=64)
     values: tuple[str, str, str, str, str]
     """Names: features, logits, weight, bias, queries ("" without)."""
+    readiness: str = ""
+    """Name of what the exit probability is computed with, where the rule needs one."""
     fitted: bool = False
     digest: str = ""
     """Hash of the fitted weights."""

@@ -43,10 +43,12 @@ def as_output(record: ExitsRecord, logits: Doubles) -> Doubles:
     return np.asarray(expit(logits), np.float64) if record.activation is Activation.SIGMOID else logits
 
 
-def confidences(record: ExitsRecord, logits: Sequence[Doubles]) -> Doubles:
-    """[B, E], for the logits [B, C] of every exit."""
+def confidences(record: ExitsRecord, logits: Sequence[Doubles], readiness: Sequence[Array]) -> Doubles:
+    """[B, E], for the logits [B, C] of every exit, and what its exit probability is computed with."""
     if record.rule is Rule.PATIENCE:
         return _patience(record, logits)
+    if record.rule is Rule.QUANTILE:
+        return _quantile(record, logits, readiness)
     single = record.task is Task.CLASSIFICATION
     found = [_exclusive(record.rule, z) if single else _labelwise(record.rule, z) for z in logits]
     return np.stack(found, axis=1)
@@ -112,6 +114,20 @@ def _labelwise(rule: Rule, logits: Doubles) -> Doubles:
     other = 1.0 - p
     chaos = -(p * np.log(np.maximum(p, FLOOR)) + other * np.log(np.maximum(other, FLOOR)))
     return np.asarray(1.0 - chaos.mean(axis=1) / np.log(2.0), np.float64)
+
+
+def _quantile(record: ExitsRecord, logits: Sequence[Doubles], readiness: Sequence[Array]) -> Doubles:
+    """Probabilities are multiplied, as the definition says; nines are taken last."""
+    staying = np.ones(len(logits[0]))
+    nines: list[Doubles] = []
+    for z, ready in zip(logits, readiness, strict=True):
+        ordered = np.sort(z, axis=1)
+        single = record.task is Task.CLASSIFICATION
+        lead = ordered[:, -1] - ordered[:, -2] if single else np.abs(z).min(axis=1)
+        slope, offset = (float(n) for n in np.asarray(ready, np.float64))
+        staying = staying * expit(-(slope * lead + offset))
+        nines.append(-np.log10(np.maximum(staying, 1e-300)))
+    return np.stack(nines, axis=1)
 
 
 def _patience(record: ExitsRecord, logits: Sequence[Doubles]) -> Doubles:

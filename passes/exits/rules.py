@@ -5,10 +5,21 @@
     margin            largest minus second largest          least certain label: min of |2p - 1|
     entropy           1 - entropy / log C                   1 - mean entropy / log 2
     patience          number of exits in a row, up to here, that agree with this one (all labels)
+    quantile          nines of the cumulative exit probability F: -log10(1 - F)
 
 The first three look at one exit alone (BranchyNet, Teerapittayanon et al. 2016, and DeeBERT, Xin et al.
 2020, use the entropy); patience is PABEE (Zhou et al. 2020) and counts agreements, so its threshold
 is a whole number and its counter is carried from exit to exit.
+
+quantile is the Q-exit of PALBERT (Balagansky and Gavrilov 2022) over the halting distribution of PonderNet
+(Banino et al. 2021). Exit k halts with probability p_k a sample that no exit before it halted, so
+
+    1 - F_k = (1 - p_0) (1 - p_1) ... (1 - p_k)
+
+and a sample leaves at the first exit where F_k reaches the quantile. p_k is fitted: the probability that
+the answer of this head is the original's, given how far its first class is ahead of its second (with labels:
+how far the least certain one is from undecided). Nines are carried instead of F, because F comes so close
+to 1 that float32 cannot tell its values apart: a threshold of 2 is the quantile 0.99, and infinity is 1.
 """
 
 from __future__ import annotations
@@ -34,6 +45,12 @@ class Rule(StrEnum):
     MARGIN = "margin"
     ENTROPY = "entropy"
     PATIENCE = "patience"
+    QUANTILE = "quantile"
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether an exit adds to what those before it said, so that it needs their heads."""
+        return self in (Rule.PATIENCE, Rule.QUANTILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +88,35 @@ def patience(build: Builder, task: Task, logits: ir.Value, before: Verdict | Non
     return Verdict(decision, build.op("Mul", longer, same))
 
 
+def cumulated(
+    build: Builder, task: Task, logits: ir.Value, readiness: ir.Value, before: ir.Value | None
+) -> ir.Value:
+    """Nines of the cumulative exit probability, given those of the exit before it; float32 ``[B]``.
+
+    ``readiness`` is float32 ``[2]``: the exit probability is the sigmoid of its first entry times the lead,
+    plus its second.
+    """
+    slope, offset = (build.op("Gather", readiness, build.constant(np.int64(place))) for place in (0, 1))
+    odds = build.op("Add", build.op("Mul", _lead(build, task, logits), slope), offset)
+    # -log(1 - sigmoid(z)) = softplus(z), which neither overflows nor runs into 1 - 1.
+    nines = build.op("Mul", build.op("Softplus", odds), build.constant(np.float32(1.0 / np.log(10.0))))
+    return nines if before is None else build.op("Add", before, nines)
+
+
+def _lead(build: Builder, task: Task, logits: ir.Value) -> ir.Value:
+    if task is Task.CLASSIFICATION:
+        return _margin(build, logits, 0)
+    return build.reduce("ReduceMin", build.op("Abs", logits), (1,))
+
+
 def _largest(build: Builder, probabilities: ir.Value, classes: int) -> ir.Value:
     del classes
     return build.reduce("ReduceMax", probabilities, (1,))
 
 
-def _margin(build: Builder, probabilities: ir.Value, classes: int) -> ir.Value:
+def _margin(build: Builder, scores: ir.Value, classes: int) -> ir.Value:
     del classes
-    two = build.largest(probabilities, 2)
+    two = build.largest(scores, 2)
     first, second = (build.op("Gather", two, build.constant(np.int64(rank)), axis=1) for rank in (0, 1))
     return build.op("Sub", first, second)
 

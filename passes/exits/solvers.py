@@ -70,6 +70,8 @@ class Fitted:
     cross_entropy: float
     disagreement: float
     strength: float
+    readiness: tuple[float, float] = (1.0, 0.0)
+    """Slope and offset: the decision is right with the probability sigmoid(slope * lead + offset)."""
 
 
 def best_fit(
@@ -92,8 +94,10 @@ def best_fit(
         raise ValueError("strengths must not be empty")
     loss, strength, head = best
     temperature = _calibrated(head, test)[0]
-    wrong = disagreement(head(test.features), test.targets, exclusive=test.exclusive)
-    return Fitted(solver(problem, strength, head).scaled(temperature), loss, wrong, strength)
+    said = head.scaled(temperature)(test.features)
+    wrong = disagreement(said, test.targets, exclusive=test.exclusive)
+    ready = readiness(said, test.targets, exclusive=test.exclusive)
+    return Fitted(solver(problem, strength, head).scaled(temperature), loss, wrong, strength, ready)
 
 
 def screen(problem: Problem, held: npt.NDArray[np.bool_]) -> float:
@@ -111,9 +115,38 @@ def cross_entropy(logits: Floats, targets: Floats, *, exclusive: bool) -> float:
 
 def disagreement(logits: Floats, targets: Floats, *, exclusive: bool) -> float:
     """Share of samples whose decision differs from the target's."""
+    return float(_differs(logits, targets, exclusive=exclusive).mean())
+
+
+def readiness(logits: Floats, targets: Floats, *, exclusive: bool) -> tuple[float, float]:
+    """Slope (not negative) and offset of the log odds that a decision is the target's, in its lead.
+
+    The lead is that of the largest score over the second, for labels the least of their absolute scores.
+    The most probable ones under normal priors of width 1 about 1 and 0, which is what a calibrated head of
+    two classes states: few samples, all of them right, neither make a head certain nor its lead worthless.
+    """
+    scores = logits.astype(np.float64)
+    lead = (
+        np.diff(np.partition(scores, -2, axis=1)[:, -2:])[:, 0] if exclusive else np.abs(scores).min(axis=1)
+    )
+    right = ~_differs(logits, targets, exclusive=exclusive)
+    prior = np.asarray([1.0, 0.0])
+
+    def objective(both: Doubles) -> tuple[float, Doubles]:
+        odds, away = both[0] * lead + both[1], both - prior
+        residual = expit(odds) - right
+        loss = float((np.logaddexp(0.0, odds) - right * odds).sum() + 0.5 * away @ away)
+        slopes = np.asarray([residual @ lead, residual.sum()]) + away
+        return loss / len(right), np.asarray(slopes / len(right), np.float64)
+
+    found = minimize(objective, prior, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (None, None)])
+    return float(found.x[0]), float(found.x[1])
+
+
+def _differs(logits: Floats, targets: Floats, *, exclusive: bool) -> npt.NDArray[np.bool_]:
     if exclusive:
-        return float((logits.argmax(axis=1) != targets.argmax(axis=1)).mean())
-    return float(((logits > 0) != (targets > 0.5)).any(axis=1).mean())
+        return np.asarray(logits.argmax(axis=1) != targets.argmax(axis=1), np.bool_)
+    return np.asarray(((logits > 0) != (targets > 0.5)).any(axis=1), np.bool_)
 
 
 def logistic(problem: Problem, penalty: float, start: Affine | None) -> Affine:

@@ -77,7 +77,7 @@ def test_a_batch_gives_what_batches_of_one_give(case: Case, applied: Apply, rule
     step = InsertExits(rule=rule)
     applied(model, step)
     step.fit(model, samples)
-    knob = at(1.0 if rule is Rule.PATIENCE else 0.8, 3)
+    knob = at({Rule.PATIENCE: 1.0, Rule.QUANTILE: 2.0}.get(rule, 0.8), 3)
     session = Session(model)
 
     together = session.run({**samples.batch(range(16)), **knob})

@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 def costs(exits: int, head: float = 0.01, *, removable: bool = True) -> Costs:
-    return Costs(np.full(exits + 1, 1.0 / (exits + 1)), np.full(exits, head), removable)
+    return Costs(np.full(exits + 1, 1.0 / (exits + 1)), np.full(exits, head), removable, counts=not removable)
 
 
 def calibrated(count: int, exits: int, seed: int = 0) -> tuple[Floats, Doubles]:

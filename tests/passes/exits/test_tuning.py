@@ -52,7 +52,7 @@ def fitted(case: Case, step: InsertExits) -> Bench:
     return Bench(samples, decisions)
 
 
-@pytest.mark.parametrize("rule", [Rule.MAX_PROBABILITY, Rule.PATIENCE])
+@pytest.mark.parametrize("rule", [Rule.MAX_PROBABILITY, Rule.PATIENCE, Rule.QUANTILE])
 def test_operating_points_do_what_they_promise(case: Case, rule: Rule) -> None:
     model, samples = case
     step = InsertExits(rule=rule, features="auto")
