@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapass.artifact.manifest import Latency
 from adapass.certify.bounds import Method
@@ -16,6 +16,7 @@ from adapass.driver.finals import ORIGINAL, Build, race_once
 from adapass.driver.front import front_entries
 from adapass.driver.material import Parts
 from adapass.driver.outcome import Finding, hand_back
+from adapass.driver.points import first_faster
 from adapass.driver.proof import Contestant, Proof, prove, safer_steps, sequence
 from adapass.driver.recipe import Decisions, write_plan
 from adapass.driver.replayed import compared_once
@@ -232,16 +233,17 @@ class Job:
             plan = build.candidate.plan
             return self._hand_back(reason, plan, notes.about(plan), found.latency, front)
         self._phase("write", 6)
+        first = first_faster(found.points)
         return ship(
             self.context,
             final,
             found.latency,
             found.ratio,
-            proof=proof,
+            proof=replace(proof, steps=proof.steps[first:]),
             judge=judge,
             race=seconds,
             front=front,
-            points=found.points,
+            points={index - first: timing for index, timing in found.points.items() if index >= first},
             hints=notes.about(build.candidate.plan),
         )
 

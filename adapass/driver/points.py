@@ -43,10 +43,24 @@ def aliases_of(steps: Sequence[Step]) -> Mapping[int, tuple[str, ...]]:
 
 
 def points_to_measure(steps: Sequence[Step], most: int) -> tuple[int, ...]:
-    """Positions of at most ``most`` points worth timing: what ships first, then the other names."""
+    """Positions of at most ``most`` points worth timing: what ships first, then the other names.
+
+    The second point last: it is the safest one where the first turns out to be no faster than the original.
+    """
     named = aliases_of(steps)
     ranked = sorted(named, key=lambda i: (FAST not in named[i], BALANCED not in named[i], i))
+    ranked += [1] if len(steps) > 1 and 1 not in named else []
     return tuple(sorted(ranked[:most]))
+
+
+def first_faster(points: Mapping[int, PointTiming]) -> int:
+    """Position of the safest point to offer: behind all that were timed and are no faster than the original.
+
+    An exit that nobody takes costs its head; whoever picks the safest point must not get a slower model.
+    """
+    slow = max((index for index, timing in points.items() if timing.ratio.value >= 1.0), default=-1)
+    faster = [index for index in points if index > slow]
+    return min(faster) if slow >= 0 and faster else 0
 
 
 def manifest_points(steps: Sequence[Step]) -> tuple[CertifiedPoint, ...]:

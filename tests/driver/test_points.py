@@ -17,10 +17,11 @@ from adapass.budgeted import Feeds, OperatingPoint
 from adapass.certify.inversion import budget_grid
 from adapass.cost.model import Cost
 from adapass.cost.model import Trust as CostTrust
+from adapass.cost.timing import Ratio
 from adapass.driver.comparing import compare
 from adapass.driver.context import Context
 from adapass.driver.front import recipe_text
-from adapass.driver.points import aliases_of, points_to_measure
+from adapass.driver.points import PointTiming, aliases_of, first_faster, points_to_measure
 from adapass.driver.proof import Contestant, prove
 from adapass.driver.recipe import read_plan
 from adapass.errors import UsageError
@@ -51,7 +52,7 @@ class TestShipping:
     def test_named_points_are_measured_and_the_others_estimated(self, served: Served) -> None:
         points = points_of(read_artifact(served.folder).manifest)
 
-        assert [str(p.trust) for p in points] == ["measured", "modelled", "measured", "measured"]
+        assert {str(p.trust) for p in points} == {"measured"}
         assert all(p.ratio is not None and p.ratio[1] <= p.ratio[0] <= p.ratio[2] for p in points[2:])
         assert served.comparison.latency.after_seconds == points[-1].seconds
         assert all(p.seconds is not None and p.seconds > 0 for p in points)
@@ -73,8 +74,29 @@ class TestShipping:
     def test_only_what_ships_is_measured_where_time_is_short(self, served: Served) -> None:
         assert points_to_measure(served.proof.steps, 1) == (3,)
         assert points_to_measure(served.proof.steps, 2) == (2, 3)
-        assert points_to_measure(served.proof.steps, 4) == (0, 2, 3)
+        assert points_to_measure(served.proof.steps, 3) == (0, 2, 3)
+        assert points_to_measure(served.proof.steps, 4) == (0, 1, 2, 3)
         assert points_to_measure((), 4) == ()
+
+    @pytest.mark.parametrize(
+        ("ratios", "first"),
+        [
+            ({}, 0),
+            ({0: 0.9, 1: 0.8, 5: 0.5}, 0),
+            ({0: 1.3, 1: 0.8, 5: 0.5}, 1),
+            ({0: 1.3, 1: 1.0, 4: 0.7, 5: 0.5}, 4),
+            ({0: 0.9, 1: 1.1, 4: 0.7}, 4),
+            ({0: 1.0}, 0),
+        ],
+    )
+    def test_points_no_faster_than_the_original_are_not_offered(
+        self, ratios: dict[int, float], first: int
+    ) -> None:
+        timed = {
+            i: PointTiming(value, Ratio(value, 0.9 * value, 1.1 * value, 0.95)) for i, value in ratios.items()
+        }
+
+        assert first_faster(timed) == first
 
     def test_names_by_how_many_there_are(self, served: Served) -> None:
         steps = served.proof.steps
@@ -161,8 +183,8 @@ def test_every_measured_point_runs_at_its_own_setting(served: Served) -> None:
 
     found = compare(served.context, final, served.proof.steps, max_seconds=0.5)
 
-    assert set(found.points) == {0, 2, 3}
-    assert fed == {None, (np.inf, np.inf), (0.9, 0.9)}  # what ships runs with what is built in
+    assert set(found.points) == {0, 1, 2, 3}
+    assert fed == {None, (np.inf, np.inf), (0.98, 0.98), (0.9, 0.9)}  # what ships runs with what is built in
 
 
 def test_a_step_in_front_that_needs_more_counts_for_all_behind_it(served: Served) -> None:
