@@ -37,6 +37,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "merge-layout-chains": "adapass.passes.clean.merge_layout_chains:MergeLayoutChains",
         "merge-parallel-matmuls": "adapass.passes.clean.merge_parallel_matmuls:MergeParallelMatmuls",
         "prune-structures": "adapass.passes.prune.prune_structures:PruneStructures",
+        "prune-tokens": "adapass.passes.tokens.prune_tokens:PruneTokens",
         "quantize-8bit": "adapass.passes.quantize.quantize_8bit:Quantize8bit",
         "quantize-log": "adapass.passes.quantize.logarithmic.quantize_log:QuantizeLog",
         "quantize-weights": "adapass.passes.quantize.weight_only.quantize_weights:QuantizeWeights",
@@ -49,6 +50,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "remove-unread-positions": "adapass.passes.prune.remove_unread_positions:RemoveUnreadPositions",
         "remove-zero-bias": "adapass.passes.clean.remove_zero_bias:RemoveZeroBias",
         "simplify-reshapes": "adapass.passes.clean.simplify_reshapes:SimplifyReshapes",
+        "skip-feed-forward": "adapass.passes.gates.skip_feed_forward:SkipFeedForward",
         "sparsify": "adapass.passes.sparsify.sparsify:Sparsify",
     }
 )

@@ -1,0 +1,1 @@
+"""Gates: who needs a layer, and how to run it for those alone."""
