@@ -6,7 +6,7 @@ Values that only change their view (``Reshape``) move nothing; a lookup moves th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from math import prod
@@ -100,6 +100,13 @@ def _work(flow: Dataflow, shapes: Shapes, sizes: Mapping[str, Shape], index: int
         bytes_written=written,
         weight_bytes=sum(stored_bytes(value) for value in flow.constants[index]),
     )
+
+
+def flops_of(node: ir.Node, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None]) -> int:
+    """Operations of one node whose inputs and outputs have these shapes."""
+    if node.op_type in VIEWS or node.op_type in LOOKUPS:
+        return 0
+    return FLOPS.get(node.op_type, _elementwise)(_Call(node, [*inputs], [*outputs]))
 
 
 def stored_bytes(value: ir.Value) -> int:
