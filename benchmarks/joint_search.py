@@ -39,8 +39,9 @@ from adapass.progress import Silent
 from adapass.search.candidates import Search
 from adapass.search.joint import JointProblem, Rates
 from adapass.search.judge import Judge, stack_outputs
+from adapass.search.plan import tunes
 from adapass.search.statics import StaticOption
-from adapass.search.trials import Candidate, Trials, describe, tunes
+from adapass.search.trials import Candidate, Trials, describe
 from benchmarks.harness import shared_folder, write_results
 
 DATA = {"minilm-sst2": "sst2", "resnet56-cifar10": "cifar10"}
@@ -128,7 +129,7 @@ def _exits_first(own: Trials) -> Candidate | None:
     thresholds = settled.points[-1]
     within: list[Candidate] = [settled]
     for candidate in own.found:
-        if len(candidate.plan.parts) > 1 and candidate.plan.parts[0] == settled.plan.parts[0]:
+        if len(candidate.plan.parts) > 1 and candidate.plan.knobs == settled.plan.knobs:
             turned = _turned(candidate, thresholds, own)
             if turned.loss <= own.allowed:
                 within.append(turned)

@@ -28,9 +28,9 @@ from adapass.search.advisor import Advice
 from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
-from adapass.search.plan import Plan
+from adapass.search.plan import Plan, tunes
 from adapass.search.staged import Base
-from adapass.search.trials import Candidate, Proving, Trials, tunes
+from adapass.search.trials import Candidate, Proving, Trials
 
 FALLBACK_SHARES = (0.85, 0.7, 0.5)
 """Of what the boldest finalist risks, what each of its fallbacks may risk."""

@@ -19,8 +19,8 @@ from adapass.budgeted import BudgetedPass
 from adapass.cache import Cache
 from adapass.search.features import ModelFeatures, WorkShares, distance, features_of
 from adapass.search.history import Outcome, Run, outcome_of, past_runs, remember
+from adapass.search.plan import tunes
 from adapass.search.statics import StaticOption
-from adapass.search.trials import tunes
 
 __all__ = [
     "Advice",

@@ -28,9 +28,10 @@ from adapass.search.evaluations import offered
 from adapass.search.evolve import evolve
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
 from adapass.search.judge import spread_indices
+from adapass.search.plan import tunes
 from adapass.search.rounds import Rounds
 from adapass.search.statics import StaticOption, companies, priced, priced_structural
-from adapass.search.trials import Candidate, Trials, describe, tunes
+from adapass.search.trials import Candidate, Trials, describe
 
 FIT_TIME_SHARE = 0.6
 """Share of the time left that fitting run-time knobs may take."""
@@ -115,12 +116,12 @@ class Search:
         damage = sum(o.damage.additive(classes=self.classes) for o in self.statics if o.choice.key in taken)
         by_damage = Rates(loss_per_damage=1.0, saving_scale=self.rates.saving_scale)
         problem = JointProblem(self.statics, (), by_damage, self.classes)
-        knobs = best.plan.parts[0].step if best.points else None
+        knobs = best.plan.knobs
         for share in SAFER_DAMAGES:
             bound = share * damage
             chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
             if chosen is not None and chosen.statics:
-                self.trials.try_plan(chosen.statics, knobs)
+                self.trials.try_plan(chosen.statics, None if knobs is None else knobs.step)
 
     def _without_precision(self) -> None:
         """The structural part of the fastest plan, and of the fastest without knobs."""
@@ -131,9 +132,9 @@ class Search:
                 continue
             taken = {choice.key for part in best.plan.parts for choice in part.choices}
             body = [o for o in self.statics if o.step.structural and o.choice.key in taken]
-            knobs = best.plan.parts[0].step if best.points else None
+            knobs = best.plan.knobs
             if body or knobs is not None:
-                self.trials.try_plan(body, knobs)
+                self.trials.try_plan(body, None if knobs is None else knobs.step)
 
     @property
     def classes(self) -> bool:
@@ -308,12 +309,12 @@ class Search:
     def _correct(self, problem: JointProblem) -> bool:
         """Plan again with the knobs as they turned out on the best plan; whether something new came up."""
         best = self._fastest()
-        if best is None or not best.points:
+        knobs = None if best is None else best.plan.knobs
+        if best is None or knobs is None:
             return False
-        taken = {choice.key for part in best.plan.parts[1:] for choice in part.choices}
+        taken = {choice.key for part in best.plan.statics for choice in part.choices}
         body = [option for option in problem.statics if option.choice.key in taken]
-        step = best.plan.parts[0].step
-        schedules = schedules_of(step, best.points, self._baseline)
+        schedules = schedules_of(knobs.step, best.points, self._baseline)
         alone = tuple(without_statics(s, body, self.rates, classes=self.classes) for s in schedules)
         again = replace(problem, schedules=alone, rates=self.rates)
         chosen = self._solved(again, self.trials.allowed)

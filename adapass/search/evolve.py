@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from adapass.budgeted import BudgetedPass
 from adapass.errors import UsageError
 from adapass.search.joint import JointProblem
+from adapass.search.plan import tunes
 from adapass.search.statics import StaticOption
-from adapass.search.trials import Candidate, Trials, tunes
+from adapass.search.trials import Candidate, Trials
 
 if TYPE_CHECKING:
     import optuna

@@ -18,7 +18,6 @@ from adapass.errors import UsageError
 from adapass.search.features import ModelFeatures, Share, Word
 from adapass.search.plan import Plan
 from adapass.search.statics import StaticOption
-from adapass.search.trials import has_knobs
 
 KIND: Final = "recipe-history"
 KEY: Final[Json] = {"form": 1}
@@ -89,7 +88,7 @@ def outcome_of(
 
     ``statics`` are all that were priced, ``tried`` all families that had a site and were given a chance.
     """
-    knobs = str(plan.parts[0].step) if has_knobs(plan) else None
+    knobs = None if plan.knobs is None else str(plan.knobs.step)
     chosen = {(str(part.step), choice.site) for part in plan.parts for choice in part.choices}
     sites: dict[str, set[str]] = {}
     for option in statics:

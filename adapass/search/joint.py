@@ -15,6 +15,7 @@ from adapass.budgeted import BudgetedPass, OperatingPoint
 from adapass.search.allocate import Allocation, Interaction, Option, Problem, maximize_saving, minimize_damage
 from adapass.search.plan import Part, Plan
 from adapass.search.statics import StaticOption, overlap
+from adapass.search.structural import decides_by_data
 
 MAX_SCHEDULES = 8
 KNOBS = "run-time knobs"
@@ -175,14 +176,18 @@ class JointProblem:
 
 
 def plan_of(statics: Sequence[StaticOption], knobs: Part | None) -> Plan:
-    """Knobs first: their heads were fitted on the clean model, and what comes later leaves them alone.
+    """What leaves out work by the data, knobs, what else is structural, precision: in this order.
 
-    Structural choices come before precision: their fits see floats, and scales are taken of what is left.
+    Tokens are followed to the end of the model, where later there are exits. Heads of exits were fitted on
+    the clean model, and what comes later leaves them alone. Fits of structural choices see floats, and
+    scales are taken of what is left.
     """
     ordered = sorted(statics, key=lambda option: not option.step.structural)
     steps = dict.fromkeys(option.step for option in ordered)
     parts = [Part(step, tuple(o.choice for o in statics if o.step == step)) for step in steps]
-    return Plan(tuple(parts if knobs is None else [knobs, *parts]))
+    first = [part for part in parts if decides_by_data(part.step)]
+    rest = [part for part in parts if not decides_by_data(part.step)]
+    return Plan((*first, *(() if knobs is None else (knobs,)), *rest))
 
 
 def schedules_of(step: BudgetedPass, points: Sequence[OperatingPoint], seconds: float) -> list[Schedule]:

@@ -32,8 +32,23 @@ class Plan:
 
     parts: tuple[Part, ...] = ()
 
+    @property
+    def knobs(self) -> Part | None:
+        """The part with run-time knobs."""
+        return next((part for part in self.parts if tunes(part.step)), None)
+
+    @property
+    def statics(self) -> tuple[Part, ...]:
+        """All other parts."""
+        return tuple(part for part in self.parts if not tunes(part.step))
+
     def __str__(self) -> str:
         return " + ".join(f"{part.step.name} x{len(part.choices)}" for part in self.parts) or "clean"
+
+
+def tunes(step: BudgetedPass) -> bool:
+    """Whether the family can be tuned at run time."""
+    return type(step).tune is not BudgetedPass.tune
 
 
 def apply_plan(

@@ -119,13 +119,14 @@ class Trials:
 
     def trimmed(self, candidate: Candidate) -> Candidate:
         """The same plan without the sites that do nothing at its boldest setting."""
-        if not candidate.points:
+        knobs = candidate.plan.knobs
+        if not candidate.points or knobs is None:
             return candidate
-        first, *rest = candidate.plan.parts
-        kept = tuple(choice for choice in first.choices if choice.site in candidate.points[-1].sites)
-        if not kept or kept == first.choices:
+        kept = tuple(choice for choice in knobs.choices if choice.site in candidate.points[-1].sites)
+        if not kept or kept == knobs.choices:
             return candidate
-        return self._try(Plan((Part(first.step, kept), *rest))) or candidate
+        parts = [Part(p.step, kept) if p is knobs else p for p in candidate.plan.parts]
+        return self._try(Plan(tuple(parts))) or candidate
 
     def keeps(self, candidate: Candidate) -> bool:
         """Whether a candidate has a chance to be certified; settings of knobs are tried one by one anyway."""
@@ -173,7 +174,8 @@ class Trials:
             self.notes.append(f"{plan} was dropped: it {model}")
             self.tried[describe(plan)] = None
             return None
-        candidate = self._tuned(plan, model) if has_knobs(plan) else self._judged(plan, model)
+        knobs = plan.knobs
+        candidate = self._judged(plan, model) if knobs is None else self._tuned(plan, knobs, model)
         if candidate is None:
             self.tried[describe(plan)] = None
             return None
@@ -190,12 +192,12 @@ class Trials:
         """The bound that certification is expected to give."""
         return expected_bound(losses, samples=self.proving.samples, confidence=self.proving.confidence)
 
-    def _tuned(self, plan: Plan, model: ir.Model) -> Candidate | None:
-        step = plan.parts[0].step
+    def _tuned(self, plan: Plan, knobs: Part, model: ir.Model) -> Candidate | None:
+        step = knobs.step
         services = self.services
         judged = f"{self.judge.metric}|{self.judge.threshold}|{self.allowed}"
         timed = self.watch.key("", self.watch.feeds, self.build).to_json()
-        known = self._known(plan.parts[0])
+        known = self._known(knobs)
         before = [{name: np.asarray(value).tolist() for name, value in p.knobs.items()} for p in known]
         entry = self.evaluations.points(model, f"{step}|{judged}|{timed}|{before}")
         points = entry.get(lambda: step.tune(model, services, self.allowed, known=known))
@@ -222,7 +224,7 @@ class Trials:
     def _known(self, part: Part) -> tuple[OperatingPoint, ...]:
         """Settings found on the clean model, if it has the same sites."""
         settled = self.settled.get(str(part.step))
-        return settled.points if settled is not None and settled.plan.parts[0] == part else ()
+        return settled.points if settled is not None and settled.plan.knobs == part else ()
 
     def _keep(self, plan: Plan, candidate: Candidate) -> Candidate:
         self.tried[describe(plan)] = candidate
@@ -236,7 +238,7 @@ class Trials:
     def _every_site(self, knobs: BudgetedPass) -> Part | None:
         """Of a separable family the sites that are fitted by now; of a settled one those that pay."""
         if str(knobs) in self.settled:
-            return self.settled[str(knobs)].plan.parts[0]
+            return self.settled[str(knobs)].plan.knobs
         choices = one_setting_a_site(knobs, self.evaluations.clean)
         if choices and knobs.separable:
             fitted = self.evaluations.site_fits(knobs)
@@ -255,15 +257,6 @@ def _taken(point: OperatingPoint) -> npt.NDArray[np.int64] | None:
 def describe(plan: Plan) -> str:
     """Equal for equal plans."""
     return repr([(str(part.step), [choice.key for choice in part.choices]) for part in plan.parts])
-
-
-def has_knobs(plan: Plan) -> bool:
-    return bool(plan.parts) and tunes(plan.parts[0].step)
-
-
-def tunes(step: BudgetedPass) -> bool:
-    """Whether the family can be tuned at run time."""
-    return type(step).tune is not BudgetedPass.tune
 
 
 @dataclass(frozen=True, slots=True)

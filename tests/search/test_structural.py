@@ -251,6 +251,17 @@ def test_structure_changes_before_precision() -> None:
     assert [part.step.name for part in plan.parts] == ["narrow", "quantize-8bit"]
 
 
+def test_what_goes_by_the_data_changes_before_exits_are_put_in() -> None:
+    narrow = _by_key()["narrow:a=half"]
+    skip = StaticOption(Skip(), Choice("skip", "b", "half"), 1.0, Damage(0.0), 0.5, 0)
+    exits = cast("BudgetedPass", parse_pass("insert-exits"))
+    plan = plan_of([_8bit("a", 1.0), narrow, skip], Part(exits, ()))
+
+    assert [part.step.name for part in plan.parts] == ["skip", "insert-exits", "narrow", "quantize-8bit"]
+    assert plan.knobs == Part(exits, ())
+    assert [part.step.name for part in plan.statics] == ["skip", "narrow", "quantize-8bit"]
+
+
 def test_a_plan_that_cannot_be_made_says_so_and_ends_nothing() -> None:
     rows = _rows(parse(MODEL))
     executor = InProcess()
