@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from adapass.analyses.attention import MOST_STEPS, AttentionCore
+from adapass.analyses.attention import AttentionCore
 from adapass.passes.tokens.nodes import TokenBuilder
 from adapass.passes.tokens.settings import Score
 
@@ -99,16 +99,17 @@ def _between(product: ir.Node, softmax: ir.Node) -> list[ir.Node]:
 
 
 def _comes_from(node: ir.Node, product: ir.Node) -> bool:
-    for _ in range(MOST_STEPS):
-        if node is product:
+    """Whether ``product`` is ``node`` or before it. Each node is looked at once: sums double the ways."""
+    seen, stack = {node}, [node]
+    while stack:
+        current = stack.pop()
+        if current is product:
             return True
-        makers = [maker for value in node.inputs if value is not None and (maker := value.producer())]
-        if not makers:
-            return False
-        found = [maker for maker in makers[1:] if _comes_from(maker, product)]
-        if found:
-            return True
-        node = makers[0]
+        for value in current.inputs:
+            maker = None if value is None else value.producer()
+            if maker is not None and maker not in seen:
+                seen.add(maker)
+                stack.append(maker)
     return False
 
 
