@@ -23,6 +23,14 @@ def analyze(
             help="Which layer do 8 bits damage? Each layer alone, worst first, why, and what to do.",
         ),
     ] = False,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="What could exits, token pruning and merging, and skipping save on this data, at best and "
+            "as they are? Needs --data; takes a minute or two.",
+        ),
+    ] = False,
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -43,6 +51,15 @@ def analyze(
 ) -> None:
     """Show the regions of a model, their cost, the sites of every family, and why a family can do nothing."""
     del verbose
+    if adaptive:
+        if sensitivity or compare is not None:
+            raise UsageError(
+                "--adaptive, --sensitivity and --compare answer different questions; give one of them"
+            )
+        from adapass.cli.adaptive import show_adaptive
+
+        show_adaptive(model, data=data, allow_code=allow_code, as_json=as_json, quiet=quiet)
+        return
     if sensitivity or compare is not None:
         _look_at_layers(
             model,

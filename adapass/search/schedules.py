@@ -33,6 +33,7 @@ STEEPEST, FLATTEST = 40.0, 2.0
 LATEST = 1.2
 """Where the centre of a sigmoid may lie, in shares of the depth; beyond 1 only its beginning is seen."""
 LOWEST = 0.02
+TINY = 1e-9
 TARGETS = (1.0, 0.5, 0.25)
 """Shares of the largest loss for which sigmoids are tuned."""
 _SHARE = re.compile(r"-(?P<share>[01](?:\.\d+)?)$")
@@ -56,10 +57,9 @@ class Ladder:
 
     def __post_init__(self) -> None:
         falls = all(later < before for before, later in zip((1.0, *self.shares), self.shares, strict=False))
-        if len(self.shares) != len(self.choices) or not falls or min(self.shares, default=1.0) <= 0.0:
+        if len(self.shares) != len(self.choices) or not falls or min(self.shares, default=1.0) < 0.0:
             raise UsageError(
-                f"settings at '{self.site}' must leave falling shares below 1 and above 0, found "
-                f"{list(self.shares)}"
+                f"settings at '{self.site}' must leave falling shares below 1, found {list(self.shares)}"
             )
 
 
@@ -184,7 +184,9 @@ def sigmoid_plan(ladders: Sequence[Ladder], floor: float, centre: float, steepne
         x = (place + 1) / len(ladders)
         wanted = floor + (1.0 - floor) / (1.0 + math.exp(steepness * (x - centre)))
         offered = (1.0, *ladder.shares)
-        step = min(range(len(offered)), key=lambda i: (abs(math.log(left * offered[i] / wanted)), i))
+        step = min(
+            range(len(offered)), key=lambda i: (abs(math.log(max(left * offered[i], TINY) / wanted)), i)
+        )
         left *= offered[step]
         plan.append(step)
     return tuple(plan)

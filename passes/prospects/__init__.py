@@ -1,0 +1,1 @@
+"""What each adaptive mechanism could save on given data, before anything is changed."""
