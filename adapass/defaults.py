@@ -39,6 +39,7 @@ CLEAN: Final[tuple[str, ...]] = (
 STRUCTURAL: Final[tuple[str, ...]] = (
     # A linear map of its own in the place of a branch was never worth its latency.
     'remove-blocks{settings=["remove", "convolve"]}',
+    "prune-structures",
 )
 """What cuts. Not in quick mode: what each choice damages takes a minute to measure."""
 

@@ -38,7 +38,7 @@ from benchmarks.harness import write_results
 from benchmarks.trained import DATA, Doubles, Trained, outputs
 
 NAME = "pruning_damage"
-MEASURED = 128
+MEASURED = 256
 WANTED = 0.9
 
 
@@ -54,6 +54,8 @@ class Plan:
     predicted_square: float
     """Sum of squared distortions."""
     measured_square: float
+    chosen: Sequence[str] = ()
+    """Keys of the choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Bench:
             damage.additive(classes=True),
             sum(self.square[c.key] for c in chosen),
             damage.additive(classes=False),
+            tuple(c.key for c in chosen),
         )
 
 
@@ -174,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Predicted against measured damage of random plans.")
     parser.add_argument("models", nargs="*", default=list(DATA), help=f"of {', '.join(DATA)}")
     parser.add_argument("--plans", type=int, default=100)
-    parser.add_argument("--samples", type=int, default=96, help="calibration samples")
+    parser.add_argument("--samples", type=int, default=192, help="calibration samples")
     default = Path(tempfile.gettempdir()) / f"adapass-{NAME}.jsonl"
     parser.add_argument("--state", type=Path, default=default, help="where finished plans are noted")
     given = parser.parse_args(arguments)

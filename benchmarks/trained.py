@@ -60,9 +60,14 @@ def outputs(model: ir.Model, samples: Dataset) -> Doubles:
 
 def accuracy(output: Doubles, samples: Dataset) -> float:
     """Share of right answers, of outputs [N, classes]."""
+    return float(np.mean(is_right(output, samples)))
+
+
+def is_right(output: Doubles, samples: Dataset) -> npt.NDArray[np.bool_]:
+    """Of outputs [N, classes], which name the class of their sample."""
     labels = samples.labels
     assert labels is not None  # the trained models come with labels
-    return float(np.mean(np.equal(output.argmax(axis=-1), labels.reshape(-1))))
+    return np.equal(output.argmax(axis=-1), labels.reshape(-1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from adapass.passes.prune.importance import Order, Reading
 from adapass.passes.prune.linear_ops import Doubles, linear_ops, store, stored
 from adapass.search.damage import damage_of
 
+LEAST_HELD = 16
+"""Samples to measure on that are worth taking from those to fit on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -69,8 +72,9 @@ def has_tokens(model: ir.Model, facts: FactCache) -> bool:
 
 
 def parted(total: int, fit: int, held: int) -> tuple[list[int], list[int]]:
-    """Indices to fit on, and others to measure on; all for both where there are too few to share."""
-    if total < 4 * held:
+    """Indices to fit on, and others to measure on, a quarter at most; all for both where these are few."""
+    held = min(held, total // 4)
+    if held < LEAST_HELD:
         return spread(total, fit), list(range(total))
     apart = spread(total, held)
     rest = [index for index in range(total) if index not in frozenset(apart)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -45,6 +45,8 @@ from adapass.passes.prune.widths import Kind, setting_of, width_of, widths
 from adapass.rewrite import PassResult
 from adapass.search.damage import one_by_one
 
+SKETCH_SAMPLES = 384
+
 
 @dataclass(frozen=True, kw_only=True)
 class PruneStructures(BudgetedPass):
@@ -57,7 +59,7 @@ class PruneStructures(BudgetedPass):
     name: ClassVar[str] = "prune-structures"
     max_distortion: ClassVar[float] = 0.6
     structural: ClassVar[bool] = True
-    damage_samples: ClassVar[int] = 640
+    damage_samples: ClassVar[int] = 1024
     source: ClassVar[str] = (
         "ZipLM (Kurtic et al. 2023, arXiv:2302.04089), optimal brain surgeon (Hassibi and Stork 1993), "
         "channel pruning by reconstruction (He et al. 2017, arXiv:1707.06168)"
@@ -66,17 +68,19 @@ class PruneStructures(BudgetedPass):
     kinds: tuple[Kind, ...] = (Kind.CHANNELS, Kind.NEURONS, Kind.HEADS)
     """What may go: channels, neurons, heads, head-width, stream (what residual sums run over), embedding,
     experts, states."""
-    ratios: tuple[float, ...] = (0.75, 0.5, 0.375, 0.25)
+    ratios: tuple[float, ...] = (0.75, 0.5, 0.25, 0.125)
     """Shares of the units that may stay; each group is offered all of them."""
-    multiple: int = 16
-    """Channels and neurons are left in multiples of this, where a group is at least twice as large."""
+    multiple: int = 64
+    """Channels and neurons are left in multiples of this where a group is at least four times as large.
+
+    Narrower groups are left in multiples of a half or a quarter of it, down to 16."""
     importance: Importance = Importance.SECOND_ORDER
     """What goes first: second-order, activation, or magnitude (which needs no data)."""
     refit: Refit = Refit.FOLLOWING
     """Which products are fitted again: readers of what was pruned, or following (all behind as well)."""
-    samples: int = 512
-    """Samples, evenly spaced, to choose and to fit on."""
-    measured: int = 128
+    samples: int = 768
+    """Samples, evenly spaced, to choose and to fit a plan on; single choices are fitted on fewer."""
+    measured: int = 256
     """Samples, others than those, that damage is measured on."""
     rows: int = 24
     """Positions (pixels, tokens) of each sample that count."""
@@ -99,6 +103,11 @@ class PruneStructures(BudgetedPass):
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if not self.ridge > 0.0:
             raise ValueError(f"ridge must be above 0, found {self.ridge}")
+
+    @property
+    def sketch(self) -> PruneStructures:
+        """Fewer samples: one group alone is fitted well with less than a plan of many."""
+        return replace(self, samples=min(self.samples, SKETCH_SAMPLES))
 
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         found = self._find(model, facts)
@@ -261,7 +270,7 @@ class PruneStructures(BudgetedPass):
         return _Found(tuple(offers), tuple(refusals))
 
     def _parted(self, samples: Samples) -> tuple[list[int], list[int]]:
-        return parted(len(samples), self.samples, self.measured)
+        return parted(len(samples), self.sketch.samples, self.measured)
 
     def _batches(
         self, model: ir.Model, samples: Samples, facts: FactCache, indices: Sequence[int] | None = None

@@ -24,15 +24,19 @@ class Kind(StrEnum):
 COUNTED = frozenset({Kind.HEADS, Kind.EXPERTS})
 """Kinds whose units are few and wide: every number of them is as good as the next."""
 
+NARROW = 16
+"""What one vector register or one tile of a matrix unit holds: kernels fill up to a multiple of it."""
+
 
 def widths(kind: Kind, units: int, ratios: Sequence[float], multiple: int) -> tuple[int, ...]:
     """How many units may stay, largest first: fewer than there are, and at least one step.
 
-    Widths are multiples of ``multiple``, or of its largest half, quarter, ... that is at most half the
-    group. Ratios that round to the same width give one.
+    Widths are multiples of ``multiple``; of its half, quarter, ... in groups less than four times as large,
+    down to ``NARROW``; of less only where a group is not twice that. Ratios that round to the same
+    width give one.
     """
     step = 1 if kind in COUNTED else multiple
-    while step > 1 and 2 * step > units:
+    while step > 1 and (4 if step > NARROW else 2) * step > units:
         step //= 2
     found = {max(round(ratio * units / step), 1) * step for ratio in ratios}
     return tuple(sorted((width for width in found if width < units), reverse=True))

@@ -23,6 +23,14 @@ def test_fitted_and_measured_samples_are_apart() -> None:
     assert max(held) == 99
 
 
+def test_a_quarter_at_most_is_measured_on() -> None:
+    fit, held = parted(100, 512, 60)
+
+    assert len(held) == 25
+    assert sorted({*fit, *held}) == list(range(100))
+    assert not set(fit) & set(held)
+
+
 def test_few_samples_serve_for_both() -> None:
     assert parted(30, 512, 20) == (list(range(30)), list(range(30)))
 
