@@ -94,17 +94,18 @@ def rows(
     before: Shares | None = None
     for share in ratios:
         if curves is not None and share in missing:
-            before, history = refined(measuring, curves, share, before)
+            plan, history = refined(measuring, curves, share, before)
             _, allocated, programme = joint(layers, curves, share, classes=False)
             sums = {"rounds": history, "sum, allocator": allocated, "sum, dynamic programme": programme}
-            note = json.dumps({**sums, "shares": before})
+            note = json.dumps({**sums, "shares": plan})
         else:
             note = ours[share].note
-            before = json.loads(note)["shares"]
+            plan = json.loads(note)["shares"]
+        before = plan
         wanted = [method for method in (JOINT, *SCHEDULES) if (share, method) not in done]
         if not wanted:
             continue
-        first, right = judge.row(before, Row(trained.name, refit, share, JOINT, note=note), None)
+        first, right = judge.row(plan, Row(trained.name, refit, share, JOINT, note=note), None)
         if JOINT in wanted:
             yield first
         for method, schedule in SCHEDULES.items():

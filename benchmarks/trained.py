@@ -67,7 +67,7 @@ def is_right(output: Doubles, samples: Dataset) -> npt.NDArray[np.bool_]:
     """Of outputs [N, classes], which name the class of their sample."""
     labels = samples.labels
     assert labels is not None  # the trained models come with labels
-    return np.equal(output.argmax(axis=-1), labels.reshape(-1))
+    return np.asarray(output.argmax(axis=-1) == labels.reshape(-1), np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
