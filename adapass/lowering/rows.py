@@ -18,6 +18,8 @@ from adapass.analyses.axes import Axes
 from adapass.analyses.shapes import Shapes
 from adapass.errors import ModelError
 from adapass.facts import FactCache
+from adapass.graph.edit import constant_array
+from adapass.lowering.closed_rows import ClosedRows
 from adapass.lowering.exits import reads
 from adapass.lowering.mixing import mixes_samples
 
@@ -92,16 +94,22 @@ class _Classifier:
     def __init__(self, axes: Axes, shapes: Shapes) -> None:
         self._axes = axes
         self._shapes = shapes
+        self._closed = ClosedRows(frozenset(), frozenset())
         self._traces: dict[ir.Value, _Trace] = {}
         self._rows = Rows.none()
 
     def run(self, model: ir.Model) -> Rows:
         opset = model.opset_imports.get("", 1)
+        self._closed = ClosedRows.of(model.graph)
         for value in model.graph.inputs:
             if self._axes.batch_axis(value.name or "") is not None:
                 self._settle(value, _Trace(data=True, numbered=False))
         for node in model.graph:
             if (trace := self._trace_of(node)) is None:
+                continue
+            if node in self._closed.inside:
+                self._rows.kinds.update(dict.fromkeys(node.outputs, Kind.LOCAL))
+                self._traces.update(dict.fromkeys(node.outputs, trace))
                 continue
             if mixes_samples(node, self._dependent, opset):
                 self._rows.mixing.add(node)
@@ -112,13 +120,15 @@ class _Classifier:
     def _trace_of(self, node: ir.Node) -> _Trace | None:
         """The trace of what ``node`` computes; ``None`` when it does not depend on the batch."""
         traces = self._traces
+        if (put_back := self._put_back(node)) is not None:
+            return put_back
         found = [traces[value] for value in reads(node) if value in traces]
         if not found:
             return None
         if node.domain == "" and node.op_type in _SHAPE_OF:
             return _Trace(data=False, numbered=False)
         data = any(trace.data for trace in found)
-        if node.domain == "" and node.op_type in _COUNTS_ROWS:
+        if node.domain == "" and node.op_type in _COUNTS_ROWS and not self._sums_within_rows(node):
             return _Trace(data, numbered=True)
         if node.domain == "" and node.op_type in _LOOKS_UP:
             # Row numbers used to look something up in a batch are gone in what was found.
@@ -126,6 +136,20 @@ class _Classifier:
             counts = any(trace.numbered for trace in found) if table is None else table.numbered
             return _Trace(data, counts)
         return _Trace(data, any(trace.numbered for trace in found))
+
+    def _sums_within_rows(self, node: ir.Node) -> bool:
+        """Whether a ``CumSum`` runs along another axis than that of the batch."""
+        axis = constant_array(node.inputs[1]) if node.op_type == "CumSum" else None
+        dims = self._shapes.of(node.outputs[0].name or "")
+        if axis is None or dims is None or node.inputs[0] is None:
+            return False
+        return int(axis.ravel()[0]) % len(dims) not in self._dependent(node.inputs[0])
+
+    def _put_back(self, node: ir.Node) -> _Trace | None:
+        """What rows are put back into by their numbers is as it was before those were given."""
+        rest = node.inputs[0] if node in self._closed.ends else None
+        trace = self._traces.get(rest) if rest is not None else None
+        return trace if trace is not None and trace.data else None
 
     def _settle(self, value: ir.Value, trace: _Trace) -> None:
         name = value.name or ""

@@ -84,7 +84,7 @@ class Decision:
     weight: str | None
     """[C, 1], of a learned score."""
     threshold: str
-    """Scalar; minus infinity until it is fitted: everybody is live."""
+    """[1]; minus infinity until it is fitted: everybody is live."""
 
 
 def decide(draft: Draft, row: RowBranch, decider: Decider, scope: Scope) -> Decision:
@@ -100,7 +100,7 @@ def decide(draft: Draft, row: RowBranch, decider: Decider, scope: Scope) -> Deci
     real = _real(draft, row)
     if scope is Scope.SAMPLE:
         score = _mean(draft, score, real, dtype)
-    threshold = draft.constant("threshold", np.array(-np.inf, dtype.numpy()))
+    threshold = draft.constant("threshold", np.array([-np.inf], dtype.numpy()))
     live = draft.add("Greater", [score, threshold], "over", dtype=ir.DataType.BOOL)
     if scope is Scope.SAMPLE:
         live = _spread(draft, live, real, row)

@@ -60,9 +60,9 @@ class _Writer:
 
 
 def transformer(
-    *, post_norm: bool = False, masked: bool = True, head: str = "first", layers: int = 2, tokens: str = "T"
+    *, post_norm: bool = False, masked: bool = True, head: str = "first", layers: int = 2, tokens: str = "T", classes: int = 5
 ) -> ir.Model:
-    """[N, T, 8] and a mask [N, T] to 5 classes (``first``, ``mean``) or 5 numbers a token (``tokens``)."""
+    """[N, T, 8] and a mask [N, T] to classes (``first``, ``mean``) or as many numbers a token (``tokens``)."""
     writer = _Writer()
     if masked:
         writer.body += [
@@ -81,7 +81,7 @@ def transformer(
             )
             writer.body.append(f"{name} = Add({stream}, {result})")
             stream = writer.norm(name, f"{name}_n") if post_norm else name
-    shape = _head(writer, stream, head, masked=masked)
+    shape = _head(writer, stream, head, classes, masked=masked)
     inputs = f"float[N, {tokens}, {WIDTH}] x" + (f", int64[N, {tokens}] mask" if masked else "")
     writer.constants += [
         "int64[1] ax1 = {1}", "int64[1] ax2 = {2}", "int64 zero = {0}", "float one = {1.0}", "float big = {10000.0}"
@@ -93,11 +93,11 @@ def transformer(
     )
 
 
-def _head(writer: _Writer, stream: str, head: str, *, masked: bool) -> str:
-    writer.constant("wy", weight(99, WIDTH, 5))
+def _head(writer: _Writer, stream: str, head: str, classes: int, *, masked: bool) -> str:
+    writer.constant("wy", weight(99, WIDTH, classes))
     if head == "tokens":
         writer.body.append(f"y = MatMul({stream}, wy)")
-        return "[N, T, 5]"
+        return f"[N, T, {classes}]"
     if head == "first":
         writer.body.append(f"pooled = Gather<axis = 1>({stream}, zero)")
     elif masked:
@@ -108,7 +108,7 @@ def _head(writer: _Writer, stream: str, head: str, *, masked: bool) -> str:
     else:
         writer.body.append(f"pooled = ReduceMean<keepdims = 0>({stream}, ax1)")
     writer.body.append("y = MatMul(pooled, wy)")
-    return "[N, 5]"
+    return f"[N, {classes}]"
 
 
 @dataclass(frozen=True)
