@@ -111,6 +111,22 @@ class Damage:
         return self.distortion**2
 
 
+Exchange = tuple[str, Choice | None]
+"""A site, and the choice it gets in the place of what it has; ``None``: it is left as it was."""
+
+
+class Together(Protocol):
+    """Damage of plans of one family as wholes, on fixed samples: single damages do not quite add up."""
+
+    def damage(self, chosen: Sequence[Choice]) -> Damage:
+        """Of all these choices together, one a site."""
+        ...
+
+    def beside(self, chosen: Sequence[Choice], exchanges: Sequence[Exchange]) -> list[Damage]:
+        """Of ``chosen`` with one site exchanged, for each of ``exchanges``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Knob:
     """Something that can be turned at run time: an input of the model with a default value."""
@@ -263,6 +279,13 @@ class BudgetedPass(Pass):
         ``None`` (the default) lets the search measure each choice by applying and fitting it alone;
         a family that can do many at once overrides this.
         """
+        del model, facts, choices, samples
+        return None
+
+    def together(
+        self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
+    ) -> Together | None:
+        """Measures plans of ``choices`` without building them; ``None`` (the default): it cannot."""
         del model, facts, choices, samples
         return None
 

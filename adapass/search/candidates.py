@@ -30,6 +30,7 @@ from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedule
 from adapass.search.judge import spread_indices
 from adapass.search.plan import tunes
 from adapass.search.rounds import Rounds
+from adapass.search.sized import sized_plans
 from adapass.search.statics import StaticOption, companies, priced, priced_structural
 from adapass.search.trials import Candidate, Trials, describe
 
@@ -96,6 +97,7 @@ class Search:
         self._structural()
         problem = JointProblem(self.statics, self._schedules(), self.rates, self.classes)
         self._first_plans(problem)
+        self.try_safest_of_the_size()
         for _ in range(self.rounds.corrections):
             if not self._correct(problem):
                 break
@@ -122,6 +124,15 @@ class Search:
             chosen = self._solved(problem, bound, what=f"stays within a damage of {bound:.2g}")
             if chosen is not None and chosen.statics:
                 self.trials.try_plan(chosen.statics, None if knobs is None else knobs.step)
+
+    def try_safest_of_the_size(self) -> None:
+        """Where a size is asked for: of families that can measure whole plans, the least damage within it."""
+        if self.max_bytes is None:
+            return
+        fit, check = self.trials.evaluations.fit, self.trials.deadline.check
+        options = (self._clean, self.statics, self.max_bytes, fit)
+        for statics in sized_plans(*options, classes=self.classes, check=check):
+            self.trials.try_plan(statics, None)
 
     def _without_precision(self) -> None:
         """The structural part of the fastest plan, and of the fastest without knobs."""

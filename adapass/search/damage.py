@@ -75,8 +75,13 @@ def damage_of(reference: Array, output: Array) -> Damage:
 
 def divergence_of(a: Array, b: Array) -> float:
     """Mean Kullback-Leibler divergence, in nats, between class scores or probabilities [N, C]."""
+    return float(divergences(a, b).mean())
+
+
+def divergences(a: Array, b: Array) -> npt.NDArray[np.float64]:
+    """That of each row, [N]."""
     p, q = _log_probabilities(a), _log_probabilities(b)
-    return float(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0).mean())
+    return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0))
 
 
 def _log_probabilities(scores: Array) -> npt.NDArray[np.float64]:

@@ -9,6 +9,7 @@ only what lies behind an exchanged weight runs again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +31,7 @@ from adapass.passes.quantize.weight_only.sites import Site
 PARTS = 4
 BATCH = 16
 GIVEN = "adapass_given_weight"
+_NO_WEIGHTS: Mapping[str, Array] = MappingProxyType({})
 
 
 def damages_of(
@@ -44,16 +46,16 @@ def damages_of(
     """Damage of each choice, by its key."""
     fitted, judged = halves(len(samples))
     sites = list({site.name: site for _, site, _ in choices}.values())
-    fed = _Fed(model, sites)
-    reference = [fed.first(feeds) for feeds in _batches(samples, judged)]
-    blind = method.rounding == Rounding.NEAREST and not any(format_.rank for _, _, format_ in choices)
-    seeing = [] if blind else sites
-    grams = _grams(model, seeing, samples, fitted[:calibration_samples], rows_each) if seeing else {}
+    fed = Fed(model, sites)
+    reference = [fed.first(feeds) for feeds in batches_of(samples, judged)]
+    formats = [format_ for _, _, format_ in choices]
+    grams = grams_of(model, sites, formats, method, samples, fitted[:calibration_samples], rows_each)
     found: dict[str, Damage] = {}
     with one_thread():
         for choice, site, format_ in choices:
             stored = stored_form(site.matrix, grams.get(site.op.source), format_, method)
-            results = [fed.run(known, site, stored.weights()) for known in reference]
+            array = as_read(site, stored.weights())
+            results = [fed.again(known, site.name, array) for known in reference]
             measured = compare(reference, results, fed.outputs)
             found[choice.key] = Damage(measured.distortion, measured.divergence)
     return found
@@ -64,20 +66,24 @@ def halves(count: int) -> tuple[list[int], list[int]]:
     return (list(range(0, count, 2)), list(range(1, count, 2))) if count > 1 else ([0], [0])
 
 
-def _grams(
+def grams_of(
     model: ir.Model,
     sites: Sequence[Site],
+    formats: Sequence[Format],
+    method: Method,
     samples: Samples,
     indices: Sequence[int],
     rows_each: int,
 ) -> dict[Source, Doubles]:
-    """Second moments of what the sites read in the float model."""
+    """Second moments of what the sites read in the float model; none where rounding does not look at them."""
+    if not sites or (method.rounding == Rounding.NEAREST and not any(format_.rank for format_ in formats)):
+        return {}
     batches = Batches.of(model, samples, indices=indices, rows_each=rows_each, padded=True)
     seen = gather(model, list(dict.fromkeys(site.op.source for site in sites)), batches)
     return {source: moments.gram for source, moments in seen.items()}
 
 
-def _batches(samples: Samples, indices: Sequence[int]) -> Iterator[Feeds]:
+def batches_of(samples: Samples, indices: Sequence[int]) -> Iterator[Feeds]:
     """Samples of similar length together: padding is work too."""
     sizes = {i: sum(array.size for array in samples.feeds(i).values()) for i in indices}
     order = sorted(sizes, key=lambda i: (sizes[i], i))
@@ -85,7 +91,7 @@ def _batches(samples: Samples, indices: Sequence[int]) -> Iterator[Feeds]:
         yield samples.batch(order[at : at + BATCH])
 
 
-class _Fed:
+class Fed:
     """The model with the weights of its sites as inputs."""
 
     def __init__(self, model: ir.Model, sites: Sequence[Site]) -> None:
@@ -98,7 +104,7 @@ class _Fed:
             node = nodes[site.name]
             starts.append(node)
             self._names[site.name] = _feed_weight(copy.graph, node)
-            self._stored[site.name] = _as_read(site, site.matrix)
+            self._stored[site.name] = as_read(site, site.matrix)
         remove_dead_nodes(copy)
         cuts = spread(len(starts), PARTS) if starts else []
         self._order = {site.name: place for place, site in enumerate(sites)}
@@ -106,13 +112,17 @@ class _Fed:
         self._suffixes = Suffixes(copy, list(self._starts.values()))
         self.outputs = self._suffixes.outputs
 
-    def first(self, feeds: Feeds) -> Mapping[str, Array]:
-        return self._suffixes.first({**feeds, **{self._names[k]: array for k, array in self._stored.items()}})
+    def first(self, feeds: Feeds, weights: Mapping[str, Array] = _NO_WEIGHTS) -> Mapping[str, Array]:
+        """Everything later runs start from, with ``weights`` (by site) in the place of the model's."""
+        given = {**self._stored, **weights}
+        return self._suffixes.first({**feeds, **{self._names[site]: array for site, array in given.items()}})
 
-    def run(self, known: Mapping[str, Array], site: Site, matrix: Doubles) -> Mapping[str, Array]:
-        place = self._order[site.name]
+    def again(self, known: Mapping[str, Array], site: str, weight: Array | None) -> Mapping[str, Array]:
+        """The outputs with the weight of one site exchanged; ``None``: for the model's own."""
+        place = self._order[site]
         start = self._starts[max(cut for cut in self._starts if cut <= place)]
-        return self._suffixes.again(known, {self._names[site.name]: _as_read(site, matrix)}, start)
+        array = self._stored[site] if weight is None else weight
+        return self._suffixes.again(known, {self._names[site]: array}, start)
 
 
 def _feed_weight(graph: ir.Graph, node: ir.Node) -> str:
@@ -125,8 +135,8 @@ def _feed_weight(graph: ir.Graph, node: ir.Node) -> str:
     return name
 
 
-def _as_read(site: Site, matrix: Doubles) -> Array:
-    """In the shape the product reads."""
+def as_read(site: Site, matrix: Doubles) -> Array:
+    """A matrix [inputs, outputs] in the shape the product reads."""
     weight = site.node.inputs[1]
     assert weight is not None  # a site has a stored weight
     assert weight.shape is not None

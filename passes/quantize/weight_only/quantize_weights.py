@@ -18,7 +18,7 @@ from typing import ClassVar, cast
 
 import onnx_ir as ir
 
-from adapass.budgeted import BudgetedPass, Choice, Damage, Feeds, Proposal, Refusal, Samples
+from adapass.budgeted import BudgetedPass, Choice, Damage, Feeds, Proposal, Refusal, Samples, Together
 from adapass.errors import UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
@@ -36,12 +36,11 @@ from adapass.passes.quantize.weight_only.layout import (
     product_of,
     store_again,
 )
+from adapass.passes.quantize.weight_only.plans import FedPlans, Offers
 from adapass.passes.quantize.weight_only.rounding import Method, Rounding, stored_form
 from adapass.passes.quantize.weight_only.sites import Site, choice_of, find_sites, has_room, possible_formats
 from adapass.rewrite import PassResult
 
-Offers = Mapping[tuple[str, str], tuple[Site, Format]]
-"""(site, setting) -> where, and all of what."""
 logger = logging.getLogger(__name__)
 _ORIGINAL = "adapass.quantize-weights.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
@@ -201,6 +200,21 @@ class QuantizeWeights(BudgetedPass):
         return damages_of(
             model,
             [(choice, *_offered(choice, offers)) for choice in choices],
+            samples,
+            self.sketch._method,
+            calibration_samples=self.calibration_samples,
+            rows_each=self.calibration_rows,
+        )
+
+    def together(
+        self, model: ir.Model, facts: FactCache, choices: Sequence[Choice], samples: Samples
+    ) -> Together:
+        """Plans measured without being built; judged on every other sample, rounded by those between."""
+        del facts
+        offers = self._offers(model, self._find(model)[0])
+        return FedPlans(
+            model,
+            {(choice.site, choice.setting): _offered(choice, offers) for choice in choices},
             samples,
             self.sketch._method,
             calibration_samples=self.calibration_samples,
