@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ class Session:
         outputs: Sequence[str] | None = None,
         threads: int = 1,
         optimize: bool = False,
+        entries: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Load ``model``.
+        """Load ``model``; ``entries`` are ONNX Runtime's own session configuration entries.
 
         Raises:
             UsageError: an output name is unknown.
@@ -51,6 +53,8 @@ class Session:
         self.outputs: tuple[str, ...] = tuple(names)
         shown = _with_outputs(model, self.outputs)
         options = _options(threads, optimize=optimize)
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
         try:
             self._session, self._weights = _open(shown, options)
         except Exception as error:

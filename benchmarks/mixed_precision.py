@@ -3,26 +3,30 @@
     python -m benchmarks.mixed_precision size [minilm-sst2] [resnet56-cifar10]
     python -m benchmarks.mixed_precision latency [minilm-sst2] [resnet56-cifar10]
 
-size      every format of ``quantize-weights`` for all weights; then the least predicted damage in at most as
-          many bytes, by the allocator, among all formats. No clock is involved.
+size      every format of ``quantize-weights`` for all weights; then the least damage in at most as many bytes
+          among all formats: the allocator's plan from single damages, then measured rounds, as in the search
+          where a size is asked for. No clock is involved.
 latency   every setting of ``quantize-8bit`` and ``quantize-weights`` for all products; then the least
           predicted damage that saves at least as much, by the latency tables of the search, and both timed in
           turns. Where the mixture comes out slower, it is planned again for a larger saving, three times at
           most. Needs an idle machine.
 
 Predictions see fit data. What is compared (divergence from the float model's class probabilities, changed
-classes) is measured on held-out samples, on models as they ship, executed by ONNX Runtime.
-Writes benchmarks/results/mixed_precision_KIND.{json,txt}.
+classes) is measured on held-out samples, on models as they ship, executed by ONNX Runtime. "Less" is by how
+much the mixture's divergence is smaller, sample by sample, with its 95 % interval.
+Writes benchmarks/results/mixed_precision_KIND.{json,txt}; rows of models not named stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -42,31 +46,35 @@ from adapass.graph.load import load_model
 from adapass.graph.tensors import tensor_bytes
 from adapass.graph.text import clone
 from adapass.machine import fingerprint
+from adapass.passes.quantize.weight_only.formats import Format
 from adapass.pipeline import Pipeline
 from adapass.registry import generator
-from adapass.search.allocate import minimize_damage
-from adapass.search.allocate_problem import Option, Problem
+from adapass.search.allocate_problem import Option
 from adapass.search.candidates import Search
-from adapass.search.damage import damages, divergence_of
+from adapass.search.damage import divergence_of, divergences
 from adapass.search.evaluations import offered
 from adapass.search.joint import Chosen, JointProblem, Rates, plan_of
 from adapass.search.judge import predict, spread_indices
 from adapass.search.plan import Part, Plan, apply_plan
+from adapass.search.sized import BYTES, settled
 from adapass.search.statics import StaticOption
 from adapass.target import load_target
 from adapass.text_form import parse_pass
-from benchmarks.harness import shared_folder, write_results
+from benchmarks.harness import RESULTS, shared_folder, write_results
 
 DATA = {"minilm-sst2": "sst2", "resnet56-cifar10": "cifar10"}
 THREADS = 2
-HELD_OUT = 512
+HELD_OUT = {"size": 1000, "latency": 512}
 UNIFORM = ("int8", "int4-g32", "int4-g128", "int2-g32")
 """Formats that are tried for all weights."""
-SMALLER = ("int2-g128",)
-"""Offered to mixtures as well, so that the smallest uniform format has something to trade."""
+BETWEEN = ("float16", "int8-g128", "int2-g128")
+"""Offered to mixtures as well, so that every uniform format has something to trade."""
+MEASURED = 384
+"""Fit samples of which measured rounds round by a half, and judge plans and exchanges on a quarter each."""
 FAMILIES = 'quantize-8bit, quantize-weights{settings=["int8", "int4-g32", "int4-g128"]}'
 FIT_SAMPLES = 512
-DAMAGE_SAMPLES = 64
+NORMAL = 1.96
+ROUNDS = 1
 RETRIES = 3
 CLOSE = 1.01
 """A mixture within this of the uniform one's latency counts as equally fast."""
@@ -86,17 +94,21 @@ class Row:
     changed: float
     """Share of held-out samples with another class."""
     plan: str = ""
+    less: float | None = None
+    """By how much the divergence is less than that of the row before; ``None``: not compared."""
+    sure: float = 0.0
+    """Half of the 95 % interval of that."""
 
 
 def parts_of(name: str) -> tuple[ir.Model, Dataset, Dataset]:
-    """The clean model, fit data and held-out samples."""
+    """The clean model, all fit data and held-out samples."""
     shared = shared_folder()
     model = load_model(shared / "models" / f"{name}.onnx")
     fit, held_out = (
         load_data(shared / "data" / f"{DATA[name]}_{part}.npz", model) for part in ("fit", "eval")
     )
     clean = Pipeline(parse_pass(step) for step in CLEAN).run(model, data=fit, seed=0).model
-    return clean, few(fit, FIT_SAMPLES), few(held_out, HELD_OUT)
+    return clean, fit, few(held_out, HELD_OUT["size"])
 
 
 def few(data: Dataset, count: int) -> Dataset:
@@ -114,49 +126,91 @@ class Quality:
     def of(cls, clean: ir.Model, samples: Dataset) -> Quality:
         return cls(samples, predict(clean, samples, threads=THREADS))
 
-    def row(self, what: str, model: ir.Model, cost: float, whole: float, plan: str = "") -> Row:
-        rows = predict(model, self.samples, threads=THREADS)
-        changed = float((rows.argmax(1) != self.reference.argmax(1)).astype(np.float64).mean())
-        row = Row(what, cost, cost / whole, divergence_of(self.reference, rows), changed, plan)
+    def said(self, model: ir.Model) -> Array:
+        return predict(model, self.samples, threads=THREADS)
+
+    def row(
+        self,
+        what: str,
+        said: Array,
+        cost: float,
+        whole: float,
+        plan: str = "",
+        *,
+        than: Array | None = None,
+    ) -> Row:
+        changed = float((said.argmax(1) != self.reference.argmax(1)).astype(np.float64).mean())
+        row = Row(what, cost, cost / whole, divergence_of(self.reference, said), changed, plan)
+        if than is not None:
+            less, sure = self._less(said, than)
+            row = replace(row, less=less, sure=sure)
         sys.stderr.write(f"  {_line(row)}\n")
         return row
+
+    def _less(self, said: Array, than: Array) -> tuple[float, float]:
+        """How much less divergence, paired by sample, and half of its 95 % interval."""
+        less = divergences(self.reference, than) - divergences(self.reference, said)
+        return float(less.mean()), float(NORMAL * less.std() / np.sqrt(len(less)))
 
 
 def by_size(name: str) -> list[Row]:
     """Pairs of rows: one format everywhere, and the mixture of at most its size."""
     clean, fit, held_out = parts_of(name)
-    step = parse_pass(f"quantize-weights{{settings=[{', '.join(map(_quoted, (*UNIFORM, *SMALLER)))}]}}")
+    settings = ", ".join(map(_quoted, (*UNIFORM, *BETWEEN)))
+    step = parse_pass(f"quantize-weights{{settings=[{settings}] min-elements=1}}")  # everywhere is everywhere
     assert isinstance(step, BudgetedPass)
     choices = offered(step, clean)
-    damage = damages(clean, step, choices, fit=fit, samples=few(fit, DAMAGE_SAMPLES))
+    together = step.together(clean, FactCache(clean), choices, few(fit, MEASURED))
+    assert together is not None  # the family can
+    alone = together.beside((), [(choice.site, choice) for choice in choices])
     whole = tensor_bytes(clean)
-    change = {choice.key: float(_size(clean, step, choice) - whole) for choice in choices}
-    problem = Problem(
-        tuple(
-            Option(c.key, c.site, 0.0, damage[c.key].additive(classes=True), {"bytes": change[c.key]})
-            for c in choices
+    changes = _changes(clean, step, choices)
+    options = [
+        Option(
+            choice.key,
+            choice.site,
+            0.0,
+            damage.additive(classes=True),
+            {BYTES: changes[choice.key]},
         )
-    )
-    quality = Quality.of(clean, held_out)
+        for choice, damage in zip(choices, alone, strict=True)
+    ]
+    sys.stderr.write(f"  {len(choices)} choices measured alone\n")
+    quality, fit = Quality.of(clean, held_out), few(fit, FIT_SAMPLES)
     rows: list[Row] = []
     for setting in UNIFORM:
         own = tuple(choice for choice in choices if choice.setting == setting)
-        model = apply_plan(clean, Plan((Part(step, own),)), fit=fit, verify=False)
-        size = float(tensor_bytes(model))
-        rows.append(quality.row(f"{setting} everywhere", model, size, whole))
-        taken = minimize_damage(problem, min_saving=-np.inf, limits={"bytes": size - whole}).chosen
-        mixed = tuple(choice for choice in choices if choice.key in taken)
-        model = apply_plan(clean, Plan((Part(step, mixed),)), fit=fit, verify=False)
+        first = apply_plan(clean, Plan((Part(step, own),)), fit=fit, verify=False)
+        size = float(tensor_bytes(first))
+        before = quality.said(first)
+        rows.append(quality.row(f"{setting} everywhere", before, size, whole))
+        limit = sum(changes[choice.key] for choice in own)
+        found = settled(options, choices, limit, together, classes=True, rounds=ROUNDS)
+        sys.stderr.write(f"  measured, round by round: {', '.join(f'{x:.3g}' for x in found.history)}\n")
+        mixed = tuple(choice for choice in choices if choice.key in found.chosen)
+        second = apply_plan(clean, Plan((Part(step, mixed),)), fit=fit, verify=False)
         made = _counted([choice.setting for choice in mixed])
-        rows.append(quality.row("mixed", model, float(tensor_bytes(model)), whole, made))
+        size = float(tensor_bytes(second))
+        rows.append(quality.row("mixed", quality.said(second), size, whole, made, than=before))
     return rows
 
 
-def _size(clean: ir.Model, step: BudgetedPass, choice: Choice) -> int:
-    """Bytes of stored tensors with one choice made."""
-    model = clone(clean)
-    step.apply(model, FactCache(model), [choice])
-    return tensor_bytes(model)
+def _changes(clean: ir.Model, step: BudgetedPass, choices: Sequence[Choice]) -> dict[str, float]:
+    """Of stored bytes, by each choice: one of a site made, the others by the bits of their formats."""
+    found: dict[str, float] = {}
+    beside: dict[str, int] = {}
+    for choice in choices:
+        inputs, outputs = cast("Sequence[int]", choice.detail["weight_shape"])
+        format_ = Format.parse(choice.setting)
+        if choice.detail["operator"] == "Conv":
+            format_ = format_.for_convolution(inputs)
+        stored = round(inputs * outputs * format_.stored_bits(inputs, outputs, symmetric=False) / 8.0)
+        if choice.site not in beside:
+            model = clone(clean)
+            step.apply(model, FactCache(model), [choice])
+            beside[choice.site] = tensor_bytes(model) - tensor_bytes(clean) - stored
+        found[choice.key] = float(stored + beside[choice.site])
+    return found
 
 
 def by_latency(name: str, scratch: Path) -> list[Row]:
@@ -188,7 +242,7 @@ def by_latency(name: str, scratch: Path) -> list[Row]:
             scratch,
             search.classes,
         )
-        quality = Quality.of(context.clean, few(parts.certify, HELD_OUT))
+        quality = Quality.of(context.clean, few(parts.certify, HELD_OUT["latency"]))
         return [row for setting in race.settings() for row in race.pair(setting, quality)]
 
 
@@ -220,9 +274,10 @@ class _Race:
             whole, alone, mixed = self._timed(self.clean, first, second)
             if mixed <= CLOSE * alone or not left:
                 made = _counted([f"{o.step.name} {o.choice.setting}" for o in chosen.statics])
+                said = [quality.said(model) for model in (first, second)]
                 return [
-                    quality.row(f"{name} everywhere", first, 1e3 * alone, 1e3 * whole),
-                    quality.row("mixed", second, 1e3 * mixed, 1e3 * whole, made),
+                    quality.row(f"{name} everywhere", said[0], 1e3 * alone, 1e3 * whole),
+                    quality.row("mixed", said[1], 1e3 * mixed, 1e3 * whole, made, than=said[0]),
                 ]
             wanted = chosen.saving + (mixed - alone)
         raise AssertionError("the last round returns")
@@ -272,10 +327,20 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def _line(row: Row) -> str:
+    less = "" if row.less is None else f"less {row.less:9.2e} +- {row.sure:.1e}  "
     return (
         f"{row.what:34} {row.cost:12.3f} {row.share:6.3f}x  divergence {row.divergence:9.2e}  "
-        f"changed {100 * row.changed:5.2f} %  {row.plan}"
+        f"changed {100 * row.changed:5.2f} %  {less}{row.plan}"
     )
+
+
+def noted(kind: str) -> dict[str, list[Row]]:
+    """Rows of earlier runs, by model."""
+    file = RESULTS / f"mixed_precision_{kind}.json"
+    if not file.exists():
+        return {}
+    document = json.loads(file.read_text(encoding="utf-8"))
+    return {name: [Row(**row) for row in rows] for name, rows in document["models"].items()}
 
 
 def main() -> int:
@@ -283,7 +348,7 @@ def main() -> int:
     parser.add_argument("kind", choices=["size", "latency"])
     parser.add_argument("models", nargs="*", default=list(DATA))
     given = parser.parse_args()
-    found: dict[str, list[Row]] = {}
+    found = noted(given.kind)
     for name in given.models:
         sys.stderr.write(f"{name}\n")
         with tempfile.TemporaryDirectory() as folder:
@@ -292,7 +357,7 @@ def main() -> int:
     document = {
         "machine": fingerprint(THREADS).to_json(),
         "unit": unit,
-        "held_out": HELD_OUT,
+        "held_out": HELD_OUT[given.kind],
         "models": {name: [asdict(row) for row in rows] for name, rows in found.items()},
     }
     blocks = ["\n".join([f"{name} ({unit})", *map(_line, rows)]) for name, rows in found.items()]

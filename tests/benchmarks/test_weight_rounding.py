@@ -12,10 +12,14 @@ import pytest
 from adapass.passes.quantize.weight_only.rounding import Rounding
 from benchmarks.weight_rounding import (
     METHODS,
+    NAME,
     Row,
     best_nearest,
     changed_share,
+    earlier,
+    interval,
     known_rows,
+    merged,
     step_of,
     table,
 )
@@ -24,15 +28,41 @@ ROW = Row("m", "int4-g32", "nearest", 3, 0.02, 0.010, 0.1, 0.9, 1_000_000)
 ROWS = (
     ROW,
     replace(ROW, method="nearest-mse", divergence=0.008),
-    replace(ROW, method="second-order", divergence=0.002),
+    replace(ROW, method="second-order", changed=0.01, divergence=0.002),
     replace(ROW, format="int4-g128", divergence=0.001),
 )
 
 
 def test_compares_with_the_better_of_the_two_nearest() -> None:
     assert best_nearest(ROWS, ROWS[2]) == 0.008
-    assert table(ROWS).splitlines()[3].split()[-1] == "4.00"
-    assert table([replace(ROW, method="learned")]).splitlines()[1].split()[-1] == "-"
+    assert table(ROWS).splitlines()[3].split()[-2:] == ["4.00", "2.00"]
+    assert table([replace(ROW, method="learned")]).splitlines()[1].split()[-2:] == ["-", "-"]
+
+
+def test_compares_rows_of_equal_activations_only() -> None:
+    exact = replace(ROW, activations="float", divergence=0.001)
+
+    assert best_nearest([*ROWS, exact], ROWS[2]) == 0.008
+    assert best_nearest([*ROWS, exact], replace(exact, method="second-order")) == 0.001
+
+
+def test_says_how_sure_a_share_is() -> None:
+    low, high = interval(replace(ROW, changed=0.02, held=1000)) or (0.0, 0.0)
+
+    assert low == pytest.approx(0.01226, abs=1e-4)
+    assert high == pytest.approx(0.03073, abs=1e-4)
+    assert interval(ROW) is None
+
+
+def test_rows_that_are_not_measured_again_stay(tmp_path: Path) -> None:
+    before = [ROW, replace(ROW, model="other")]
+    document = {"samples": 256, "rows": [asdict(row) for row in before]}
+    (tmp_path / f"{NAME}.json").write_text(json.dumps(document), encoding="utf-8")
+    fresh = replace(ROW, divergence=0.005)
+
+    assert merged([fresh], earlier(256, tmp_path)) == [fresh, before[1]]
+    assert earlier(64, tmp_path) == []
+    assert earlier(256, tmp_path / "nowhere") == []
 
 
 def test_goes_on_where_it_was(tmp_path: Path) -> None:
