@@ -32,6 +32,7 @@ from adapass.codegen.files import (
     why_not_split,
     write_wiring,
 )
+from adapass.codegen.halves import store_halves
 from adapass.codegen.onnxruntime import session
 from adapass.codegen.onnxruntime.plan import Norms, Plan, Spin, plan_from, read_plan
 from adapass.codegen.onnxruntime.support import reasons_against
@@ -91,7 +92,9 @@ class OnnxRuntime:
         if plan.lowering is Lowering.STAGED:
             plan = _write_stages(model, folder, plan)
         else:
-            save_model(lowered(model, plan.lowering), folder / MODEL_FILE)
+            whole = lowered(model, plan.lowering)
+            store_halves(whole)
+            save_model(whole, folder / MODEL_FILE)
         plan.write(folder)
 
     def load(self, folder: Path, *, threads: int) -> Runner:
@@ -154,6 +157,7 @@ def _options(lowering: Lowering, threads: int, spin: Spin, norms: Norms) -> dict
 def _write_stages(model: ir.Model, folder: Path, plan: Plan) -> Plan:
     stages = lower_to_stages(model)
     for index, stage in enumerate(stages.models):
+        store_halves(stage)
         save_stage(stage, folder, index)
     write_wiring(stages.wiring, folder)
     return plan.model_copy(update={"stages": len(stages.models)})
