@@ -97,6 +97,10 @@ MERGE_TOKENS = "MergeTokens"
 LIVE_ROWS = "LiveRows"
 GATHER_ROWS = "GatherRows"
 SCATTER_ROWS = "ScatterRows"
+EXPECTED_SHARE = "adapass.expected_share"
+"""Metadata of a ``SelectTokens`` whose count depends on the content: the share of the tokens to reckon with."""
+TOKEN_OPERATORS = frozenset({SELECT_TOKENS, GATHER_TOKENS, SCATTER_TOKENS, MERGE_TOKENS})
+"""What a sample's row becomes depends on its own row of every input, whatever their bodies number."""
 EXIT_THRESHOLDS = "adapass_exit_thresholds"
 EXIT_INDEX = "adapass_exit"
 EXITS_METADATA = "adapass.exits"
@@ -153,6 +157,21 @@ def add_function(model: ir.Model, name: str) -> None:
 def is_adaptive(node: ir.Node) -> bool:
     """Whether ``node`` is one of the operators of this module."""
     return node.domain == DOMAIN and node.op_type in BODIES
+
+
+def is_token_operator(node: ir.Node | None) -> bool:
+    return node is not None and node.domain == DOMAIN and node.op_type in TOKEN_OPERATORS
+
+
+def is_bookkeeping(value: ir.Value) -> bool:
+    """Whether a value only says which tokens are left, or how many each of them stands for.
+
+    It is small, and goes with the tokens wherever they go.
+    """
+    node = value.producer()
+    if node is None or not is_token_operator(node):
+        return False
+    return node.op_type == SELECT_TOKENS or (node.op_type == MERGE_TOKENS and value is node.outputs[1])
 
 
 def is_exit_select(node: ir.Node | None) -> bool:

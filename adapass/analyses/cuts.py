@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from adapass.analyses.dataflow import Dataflow
 from adapass.analyses.side_values import SIZES, is_learned
+from adapass.ops import is_bookkeeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Crossing:
 def sweep(flow: Dataflow, main: frozenset[int]) -> tuple[list[Cut], list[Crossing]]:
     """All positions with one main value alive, and per gap without such a position the nearest miss."""
     order = sorted(main)
-    outputs = {value for index in order for value in flow.nodes[index].outputs}
+    outputs = {value for index in order for value in flow.nodes[index].outputs if not is_bookkeeping(value)}
     left = Counter(value for index in order for value in flow.reads[index] if value in outputs)
     alive: dict[ir.Value, None] = {}
     cuts: list[Cut] = []
@@ -114,7 +115,7 @@ def side_spans(flow: Dataflow, main: frozenset[int], needed: tuple[int, ...]) ->
     spans: list[tuple[ir.Value, int, int]] = []
     for value in flow.values():
         producer = flow.producer.get(value)
-        if producer in main:
+        if producer in main and not is_bookkeeping(value):
             continue
         reads = [needed[reader] for reader in flow.readers.get(value, ())]
         if reads:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from adapass.analyses.dataflow import name_of
 from adapass.errors import VerificationError
 from adapass.execution import Session
+from adapass.ops import EXPECTED_SHARE, SELECT_TOKENS
 
 Array = npt.NDArray[np.generic]
 INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
@@ -115,6 +116,7 @@ def observe(
 def _watch(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, dict[str, str], list[str]]:
     """A copy of ``model`` whose outputs are the shapes of ``names``, then the integer values among them."""
     copy = model.clone()
+    _reckon(copy)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     values.update({value.name: value for value in copy.graph.inputs})
     shape_of: dict[str, str] = {}
@@ -130,6 +132,31 @@ def _watch(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, dict[str, s
     copy.graph.outputs.clear()
     copy.graph.outputs.extend([*outputs, *integers])
     return copy, shape_of, [name_of(value) for value in integers]
+
+
+def _reckon(model: ir.Model) -> None:
+    """Let counts of tokens that depend on the content follow the number of tokens, as they do on average."""
+    for node in list(model.graph):
+        score, share = node.inputs[:1], node.metadata_props.get(EXPECTED_SHARE)
+        if node.op_type != SELECT_TOKENS or share is None or score[0] is None:
+            continue
+        per_mille = round(1000 * float(share))
+        one, two, scale, most, whole = (_constant(number) for number in (1, 2, per_mille, 999, 1000))
+        shape, samples = ir.node("Shape", [score[0]]), ir.node("Shape", [node.inputs[1]])
+        tokens = ir.node("Slice", [shape.outputs[0], one.outputs[0], two.outputs[0]])
+        scaled = ir.node("Mul", [tokens.outputs[0], scale.outputs[0]])
+        raised = ir.node("Add", [scaled.outputs[0], most.outputs[0]])
+        share_of = ir.node("Div", [raised.outputs[0], whole.outputs[0]])
+        count = ir.node("Expand", [share_of.outputs[0], samples.outputs[0]])
+        added = [one, two, scale, most, whole, shape, samples, tokens, scaled, raised, share_of, count]
+        for number, each in enumerate(added):
+            each.outputs[0].name = f"adapass_reckoned_{node.outputs[0].name}_{number}"
+        model.graph.insert_before(node, added)
+        node.replace_input_with(1, count.outputs[0])
+
+
+def _constant(number: int) -> ir.Node:
+    return ir.node("Constant", [], {"value": ir.tensor(np.array([number], np.int64))})
 
 
 def _feeds(inputs: Sequence[ir.Value], binding: Mapping[str, int], fill: int) -> dict[str, Array]:

@@ -2,7 +2,8 @@
 
 A side value depends on the sizes of the inputs only (positions, shapes), or is computed from their
 content without any learned layer, with a few percent of the model's work at most and lookups into under one
-percent of its weights (masks). Everything else is *main*: the activations that an exit would save.
+percent of its weights (masks). Which tokens are left, and masks taken at them, are side values too, although
+main ones decide it. Everything else is *main*: the activations that an exit would save.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from adapass.analyses.dataflow import RANDOM, Dataflow, fixed_shape
 from adapass.analyses.work import Work, stored_bytes
 from adapass.facts import Fact, FactCache
 from adapass.graph.tensors import subgraphs_of
+from adapass.ops import is_bookkeeping, is_token_operator
 
 MOST_WORK = 0.05
 """Share of the operations; in real models masks take far below one percent, in test models more."""
@@ -50,12 +52,12 @@ class SideValues(Fact):
         for index, node in enumerate(flow.nodes):
             if index not in content:
                 continue
-            inherited = any(before in main for before in flow.graph.predecessors(index))
+            inherited = any(flow.producer.get(value) in main for value in _carrying(flow, index))
             if (
                 inherited
                 or is_learned(flow, index)
                 or subgraphs_of(node)
-                or node.domain not in ("", "ai.onnx")
+                or not (node.domain in ("", "ai.onnx") or is_token_operator(node))
             ):
                 main.add(index)
                 continue
@@ -86,12 +88,17 @@ def _content(flow: Dataflow) -> frozenset[int]:
     return frozenset(found)
 
 
+def _carrying(flow: Dataflow, index: int) -> list[ir.Value]:
+    """What a node reads, without what only says which tokens are left."""
+    return [value for value in flow.reads[index] if not is_bookkeeping(value)]
+
+
 def _cone(flow: Dataflow, index: int, content: frozenset[int]) -> frozenset[int]:
     """A side node and what it computes from, as far as that depends on content."""
     seen = {index}
     stack = [index]
     while stack:
-        for before in flow.graph.predecessors(stack.pop()):
+        for before in [flow.producer.get(value, -1) for value in _carrying(flow, stack.pop())]:
             if before in content and before not in seen:
                 seen.add(before)
                 stack.append(before)

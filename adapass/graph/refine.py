@@ -1,12 +1,13 @@
 """What ONNX shape inference leaves open although it can be proved.
 
-Three gaps matter, because exporters write position tables as ``Slice(table, 0, length)``:
+Four gaps matter, the first three because exporters write position tables as ``Slice(table, 0, length)``:
 
 1. A Slice whose end is the size of a dimension: every axis comes out unknown. Untouched axes keep
    their size, and the sliced one has the smaller of both sizes.
 2. A Range up to the size of a dimension: it has that size.
 3. Broadcasting a dimension against the smaller of itself and something else: where that is valid at
    all, the result is the dimension itself.
+4. Tokens selected and gathered are those of the same samples.
 
 The dimensions found are hints for the next round of inference, which carries them onwards.
 """
@@ -17,6 +18,7 @@ import onnx_ir as ir
 
 from adapass.graph.broadcasting import BROADCASTING
 from adapass.graph.elements import Element, dim_element, elements
+from adapass.ops import GATHER_TOKENS, SELECT_TOKENS, is_token_operator
 
 UNKNOWN = "unk__"
 """How ONNX names a dimension it knows nothing about."""
@@ -27,10 +29,12 @@ def refine(graph: ir.Graph) -> set[ir.Value]:
     """Settle dimensions of the main graph in place; the values that had such."""
     changed: set[ir.Value] = set()
     for node in graph:
-        if node.domain != "" or not node.outputs:
-            continue
         dims: list[Element] | None = None
-        if node.op_type == "Slice":
+        if is_token_operator(node):
+            dims = _of_tokens(node)
+        elif node.domain != "" or not node.outputs:
+            continue
+        elif node.op_type == "Slice":
             dims = _sliced(node)
         elif node.op_type in BROADCASTING:
             dims = _broadcast(node)
@@ -39,6 +43,17 @@ def refine(graph: ir.Graph) -> set[ir.Value]:
         if dims is not None and _settle(node.outputs[0], dims):
             changed.add(node.outputs[0])
     return changed
+
+
+def _of_tokens(node: ir.Node) -> list[Element] | None:
+    """Token operators keep the samples; how many tokens are left is known where their positions are."""
+    if node.op_type == SELECT_TOKENS:
+        score, kept = _dims(node.inputs[0]), _dims(node.outputs[0])
+        return None if score is None else [score[0], kept[1] if kept is not None else None]
+    if node.op_type != GATHER_TOKENS:
+        return None
+    x, kept = _dims(node.inputs[0]), _dims(node.inputs[1])
+    return None if x is None else [x[0], kept[1] if kept is not None else None, *x[2:]]
 
 
 def _settle(value: ir.Value, dims: list[Element]) -> bool:

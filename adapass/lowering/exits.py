@@ -20,7 +20,7 @@ from onnx_ir.passes.common import (
 from adapass.errors import ModelError
 from adapass.graph.shapes import infer_shapes
 from adapass.graph.tensors import subgraphs_of
-from adapass.ops import DOMAIN, EXIT_SELECT, is_exit_select, read_exits
+from adapass.ops import DOMAIN, EXIT_SELECT, TOKEN_OPERATORS, is_exit_select, read_exits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ def has_exits(model: ir.Model) -> bool:
 
 
 def prepare(model: ir.Model, *, keep_selects: bool) -> ir.Model:
-    """Copy ``model`` with its functions inlined (the selects kept or not) and constants as initializers.
+    """Copy ``model`` with its functions inlined and constants as initializers.
+
+    With the selects the token operators stay: each row of what they compute depends on that row of their
+    inputs alone, which their bodies do not show.
 
     Raises:
         ModelError: a function is written for another operator set than the model.
@@ -65,14 +68,16 @@ def prepare(model: ir.Model, *, keep_selects: bool) -> ir.Model:
                 f"function {function.domain}.{function.name} is written for operator set"
                 f" {function.opset_imports['']}, the model for {opset}; convert one of them"
             )
-    InlinePass(_is_no_select if keep_selects else None)(copy)
+    InlinePass(_is_plain if keep_selects else None)(copy)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
     infer_shapes(copy)
     return copy
 
 
 def standard_only(model: ir.Model) -> ir.Model:
-    """Drop the functions (all are inlined) and the opset imports that nothing uses any more, in place."""
+    """Inline what functions are left, drop them and the opset imports nothing uses any more, in place."""
+    if InlinePass()(model).modified:
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.functions.clear()
     RemoveUnusedOpsetsPass()(model)
     return model
@@ -121,8 +126,8 @@ def redirect(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
                 reader.replace_input_with(index, new)
 
 
-def _is_no_select(function: ir.Function) -> bool:
-    return (function.domain, function.name) != (DOMAIN, EXIT_SELECT)
+def _is_plain(function: ir.Function) -> bool:
+    return function.domain != DOMAIN or function.name not in TOKEN_OPERATORS | {EXIT_SELECT}
 
 
 def _input(select: ir.Node, index: int) -> ir.Value:

@@ -199,7 +199,11 @@ class _Cutter:
             opset_imports=dict(self._model.graph.opset_imports),
             name=f"stage_{scope.index}",
         )
-        return standard_only(ir.Model(graph, ir_version=self._model.ir_version, producer_name="adapass"))
+        functions = [function.clone() for function in self._model.functions.values()]
+        model = ir.Model(
+            graph, ir_version=self._model.ir_version, producer_name="adapass", functions=functions
+        )
+        return standard_only(model)
 
     def _axes(self) -> dict[str, int]:
         crossing = (value for scope in self._scopes for value in scope.from_before)

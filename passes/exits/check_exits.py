@@ -69,10 +69,12 @@ def check_exits(before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> No
         raise VerificationError(f"{len(record.heads)} exits were inserted, the graph has {len(exits)}")
     certain = [found.confidence.name or "" for found in exits]
     read = [head.values[0] for head in record.heads]
-    cuts = Session(before, outputs=list(dict.fromkeys(record.cuts)))
+    inputs = {value.name for value in before.graph.inputs}
+    masks = [head.mask for head in record.heads if head.mask is not None and head.mask not in inputs]
+    cuts = Session(before, outputs=list(dict.fromkeys([*record.cuts, *masks])))
     inside, whole = Session(after, outputs=list(dict.fromkeys([*certain, *read]))), Session(after)
     for feed in feeds:
-        expected = _expected(after, record, cuts.run(feed), feed)
+        expected = _expected(after, record, {**feed, **cuts.run(feed)})
         said = inside.run(feed)
         for head, name, wanted in zip(record.heads, read, expected.features, strict=True):
             _compare(f"what the exit at '{head.cut}' reads", said[name], wanted)
@@ -98,12 +100,13 @@ def _check_leaving(session: Session, record: ExitsRecord, feed: Feeds, expected:
             _compare(what, output[row].reshape(-1), expected.outputs[exit_index][row])
 
 
-def _expected(model: ir.Model, record: ExitsRecord, cuts: Mapping[str, Array], feed: Feeds) -> _Expected:
+def _expected(model: ir.Model, record: ExitsRecord, known: Mapping[str, Array]) -> _Expected:
     read: list[Doubles] = []
     logits: list[Doubles] = []
     for head in record.heads:
         queries = _stored(model, head.values[4]) if head.values[4] else None
-        read.append(features(head, cuts[head.cut], None if head.mask is None else feed[head.mask], queries))
+        mask = None if head.mask is None else known[head.mask]
+        read.append(features(head, known[head.cut], mask, queries))
         weight, bias = (_stored(model, name).astype(np.float64) for name in head.values[2:4])
         logits.append(read[-1] @ weight + bias)
     outputs = tuple(as_output(record, z) for z in logits)

@@ -54,7 +54,7 @@ class Site:
     width: int | None = None
     """Size of the image, ``None`` where it is symbolic or there is none."""
     mask: str | None = None
-    """Graph input ``[B, T]`` that is 0 for padding; ``None`` where there is none."""
+    """Value ``[B, T]``, often a graph input, that is 0 or false for padding; ``None`` where there is none."""
 
     def width_of(self, features: str) -> int | None:
         """Length of the feature vector, ``None`` where the features do not exist at this cut."""

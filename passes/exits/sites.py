@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from adapass.analyses.cut_points import CutPoint, CutPoints, Layout
+from adapass.analyses.kept_tokens import KeptTokens
 from adapass.analyses.shapes import Shapes
 from adapass.analyses.token_mask import TokenMask
 from adapass.budgeted import Refusal
@@ -43,6 +44,9 @@ def make_site(model: ir.Model, facts: FactCache, cut: CutPoint) -> Site:
     if cut.layout is Layout.IMAGE:
         height, width = _image_size(model, cut)
         return Site(cut, height=height, width=width)
+    kept = facts.get(KeptTokens).masks
+    if cut.layout is Layout.TOKENS and cut.value in kept:
+        return Site(cut, mask=kept[cut.value])
     mask = facts.get(TokenMask)
     if cut.layout is not Layout.TOKENS or mask.input is None or dims is None or cut.token_axis is None:
         return Site(cut)

@@ -114,7 +114,7 @@ class Follower:
         value = now if has == rank else build.unsqueeze(now, *range(rank - has))
         batched = not is_new or self._leads_with_samples(read.value, rank)
         if kind is Kind.KEYS and len(axes) == 2 and is_new:
-            value = build.slice(value, axes[0], 0, 1)
+            value = build.first_along(value, axes[0])
         for axis in axes[-1:] if kind is Kind.KEYS else axes:
             value = self._along(value, rank, axis, chosen.kept, batched=batched)
             batched = True

@@ -83,6 +83,10 @@ class TokenBuilder(Builder):
     def slice(self, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
         return self.op("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
 
+    def first_along(self, value: ir.Value, axis: int) -> ir.Value:
+        """The first entry along an axis, which stays: a ``Gather``, whose size inference knows."""
+        return self.op("Gather", value, self.integers(0), axis=axis)
+
     def bools(self, value: ir.Value) -> ir.Value:
         """``value`` as bool: true where it is not zero."""
         if value.dtype == ir.DataType.BOOL:

@@ -77,7 +77,7 @@ def _again(build: TokenBuilder, nodes: tuple[ir.Node, ...], *, first_only: bool)
     assert query is not None
     assert keys is not None
     if first_only:
-        query = build.slice(query, 2, 0, 1)
+        query = build.first_along(query, 2)
     softmax = next(node for node in nodes if node.op_type == "Softmax")
     made = {product.outputs[0]: build.op("MatMul", query, keys)}
     for node in _between(product, softmax):
@@ -119,7 +119,7 @@ def _row(build: TokenBuilder, value: ir.Value, *, first_only: bool) -> ir.Value:
     is_one = rank >= 2 and value.shape is not None and value.shape[rank - 2] == 1
     if not first_only or rank < 2 or is_one:
         return value
-    return build.once(f"first query of {value.name}", lambda: build.slice(value, rank - 2, 0, 1))
+    return build.once(f"first query of {value.name}", lambda: build.first_along(value, rank - 2))
 
 
 def _lengths(build: TokenBuilder, values: ir.Value | None) -> ir.Value:

@@ -19,6 +19,7 @@ from adapass.analyses.dataflow import Dataflow, name_of
 from adapass.analyses.shapes import Shapes
 from adapass.facts import FactCache
 from adapass.graph.edit import fresh_name, replace_uses
+from adapass.ops import EXPECTED_SHARE
 from adapass.passes.tokens.counts import Tokens, count_tokens, ranking, share_of
 from adapass.passes.tokens.follow import Chosen, Follower
 from adapass.passes.tokens.nodes import PREFIX, TokenBuilder
@@ -156,6 +157,8 @@ class Surgery:
     ) -> None:
         node = kept.producer()
         assert node is not None
+        if not wanted.setting.is_even:
+            node.metadata_props[EXPECTED_SHARE] = f"{wanted.setting.share:g}"
         node.metadata_props[RECORD] = json.dumps(
             {
                 "site": wanted.site.name,

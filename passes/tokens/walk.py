@@ -278,7 +278,9 @@ class Walker:
             return
         shift = len(out) - len(shape)
         axes = [axis - shift for axis in sorted(out_axes) if axis >= shift]
-        axes = [axis for axis in axes if shape[axis] == out[axis + shift]]
+        if any(shape[axis] not in (1, out[axis + shift]) for axis in axes):
+            raise _UnfitError("something beside the stream has another number of tokens")
+        axes = [axis for axis in axes if shape[axis] != 1]
         if axes:
             keys = [axis for axis in axes if len(out_axes) > 1 and axis + shift == max(out_axes)]
             walk.reads.append(Read(node, slot, value, tuple(axes), tuple(keys)))
