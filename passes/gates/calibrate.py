@@ -43,9 +43,10 @@ def calibrate(model: ir.Model, aims: Sequence[Aim], batches: Batches) -> None:
     with one_thread(), Walk(model, batches) as walk:
         for aim in aims:
             gate = aim.gate
+            for _ in walk.advance(makers[gate.decision.over]):
+                pass  # up to the comparison, which the threshold will change
             names = [gate.decision.score, gate.decision.live.name or ""]
-            shown = walk.advance(makers[gate.rows], names)
-            seen = [_Seen.of(aim, selection, values) for selection, values in shown]
+            seen = [_Seen.of(aim, selection, values) for selection, values in walk.look(names)]
             open_scores = np.concatenate([each.scores[each.may_go] for each in seen])
             passing = sum(int((each.real & ~each.may_go).sum()) for each in seen)
             threshold = cut(open_scores, aim.skipped, passing)
@@ -85,7 +86,9 @@ class _Seen:
         live = values[aim.gate.decision.live.name or ""].astype(np.bool_)
         whole = np.zeros(live.shape[:1], np.bool_)
         whole[: len(selection.indices)] = True  # a model with a fixed batch may see filling
-        real = (live.any(axis=1, keepdims=True) if scores.shape[1] != live.shape[1] else live) & whole[:, None]
+        real = (live.any(axis=1, keepdims=True) if scores.shape[1] != live.shape[1] else live) & whole[
+            :, None
+        ]
         may_go = real.copy()
         if aim.always:
             may_go[:, 0] = False

@@ -91,7 +91,9 @@ class Probe:
     def sizes(self, feeds: Feeds) -> dict[str, tuple[int, int]]:
         """Samples and tokens of each stream."""
         lengths = [
-            array.shape[axis] for name, array in feeds.items() if (axis := self.axes.token_axis(name)) is not None
+            array.shape[axis]
+            for name, array in feeds.items()
+            if (axis := self.axes.token_axis(name)) is not None
         ]
         count, length = len(next(iter(feeds.values()))), max(lengths, default=1)
         shapes = {site: self.shapes.at(name, count, length) for site, name in self.streams.items()}
@@ -125,9 +127,7 @@ def _slopes(
 ) -> Slopes:
     from adapass.twin.torch_import import torch
 
-    given = {
-        site: torch.ones((*size, 1), requires_grad=True) for site, size in probe.sizes(feeds).items()
-    }
+    given = {site: torch.ones((*size, 1), requires_grad=True) for site, size in probe.sizes(feeds).items()}
     found = twin.compute({**feeds, **{share_input(site): share for site, share in given.items()}})
     result = found[twin.outputs[0]]
     squares = {site: np.zeros(tuple(share.shape[:2])) for site, share in given.items()}
@@ -143,10 +143,7 @@ def _slopes(
     kept = len(selection.indices)
     return Slopes(
         selection,
-        {
-            site: found[name].detach().double().numpy()[:kept]
-            for site, name in probe.streams.items()
-        },
+        {site: found[name].detach().double().numpy()[:kept] for site, name in probe.streams.items()},
         {site: np.sqrt(square)[:kept] for site, square in squares.items()},
     )
 
@@ -226,4 +223,3 @@ def _ridge(moments: CrossMoments, damping: float) -> Doubles:
     size = np.where(size > 1e-6 * max(float(size.max(initial=0.0)), 1e-30), size, np.inf)
     scaled = gram / np.outer(size, size) + damping * np.eye(len(gram))
     return np.linalg.solve(scaled, cross / size) / size
-

@@ -123,7 +123,9 @@ class _Runner:
     def of(cls, model: ir.Model, probe: Probe, batches: Batches) -> _Runner:
         output = name_of(model.graph.outputs[0])
         with one_thread():
-            seeing = Session(probe.model, outputs=[output, *dict.fromkeys(probe.streams.values())], optimize=True)
+            seeing = Session(
+                probe.model, outputs=[output, *dict.fromkeys(probe.streams.values())], optimize=True
+            )
             results: list[Array] = []
             streams: list[Mapping[str, Array]] = []
             for selection, feeds in batches:
@@ -151,19 +153,21 @@ class _Runner:
         if sign is Sign.LEARNED:
             weights = fitted_scores(model, fit, count=count, damping=DAMPING)
             return {
-                row.site: tuple(each[row.site].astype(np.float64) @ weights[row.site] for each in self.streams)
+                row.site: tuple(
+                    each[row.site].astype(np.float64) @ weights[row.site] for each in self.streams
+                )
                 for row in self.probe.rows
             }
         last = {name: site for site, name in self.probe.streams.items()}
-        before = {
-            row.site: last[name_of(row.before)] for row in self.probe.rows if row.before is not None
-        }
+        before = {row.site: last[name_of(row.before)] for row in self.probe.rows if row.before is not None}
         return {
             site: tuple(_unsettled(each[site], each[other]) for each in self.streams)
             for site, other in before.items()
         }
 
-    def points(self, scores: Mapping[str, Sequence[Doubles]], fractions: Sequence[float]) -> tuple[Point, ...]:
+    def points(
+        self, scores: Mapping[str, Sequence[Doubles]], fractions: Sequence[float]
+    ) -> tuple[Point, ...]:
         return tuple(self._point(scores, fraction) for fraction in fractions)
 
     def _point(self, scores: Mapping[str, Sequence[Doubles]], fraction: float) -> Point:
@@ -180,7 +184,11 @@ class _Runner:
                 results.append(found[self.output][: len(selection.indices)])
         result = _joined(results)
         real = sum(int(flags.sum()) for site in live for flags in self.real[site])
-        kept = sum(int((flags & ok).sum()) for site in live for flags, ok in zip(live[site], self.real[site], strict=True))
+        kept = sum(
+            int((flags & ok).sum())
+            for site in live
+            for flags, ok in zip(live[site], self.real[site], strict=True)
+        )
         return Point(1.0 - kept / real, damage_of(self.reference, result), _agreement(self.reference, result))
 
     def _feeds(self, feeds: Feeds, selection: Selection, live: Mapping[str, Flags]) -> dict[str, Array]:
@@ -218,8 +226,7 @@ def _live(
         np.concatenate([each[flags] for each, flags in zip(scores, may_go, strict=True)]), fraction, passing
     )
     return tuple(
-        flags & (~some | (each > threshold))
-        for each, flags, some in zip(scores, real, may_go, strict=True)
+        flags & (~some | (each > threshold)) for each, flags, some in zip(scores, real, may_go, strict=True)
     )
 
 

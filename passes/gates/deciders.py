@@ -85,6 +85,8 @@ class Decision:
     """[C, 1], of a learned score."""
     threshold: str
     """[1]; minus infinity until it is fitted: everybody is live."""
+    over: str
+    """The result of comparing the two."""
 
 
 def decide(draft: Draft, row: RowBranch, decider: Decider, scope: Scope) -> Decision:
@@ -101,14 +103,20 @@ def decide(draft: Draft, row: RowBranch, decider: Decider, scope: Scope) -> Deci
     if scope is Scope.SAMPLE:
         score = _mean(draft, score, real, dtype)
     threshold = draft.constant("threshold", np.array([-np.inf], dtype.numpy()))
-    live = draft.add("Greater", [score, threshold], "over", dtype=ir.DataType.BOOL)
+    over = live = draft.add("Greater", [score, threshold], "over", dtype=ir.DataType.BOOL)
     if scope is Scope.SAMPLE:
         live = _spread(draft, live, real, row)
     elif row.first_is_read:
         live = draft.add("Or", [live, _first(draft, row, score)], "wanted", dtype=ir.DataType.BOOL)
     if real is not None:
         live = draft.add("And", [live, real], "live", dtype=ir.DataType.BOOL)
-    return Decision(live, score.name or "", weight.name if weight is not None else None, threshold.name or "")
+    return Decision(
+        live,
+        score.name or "",
+        weight.name if weight is not None else None,
+        threshold.name or "",
+        over.name or "",
+    )
 
 
 def _unsettled(draft: Draft, row: RowBranch) -> ir.Value:
@@ -130,9 +138,7 @@ def _unsettled(draft: Draft, row: RowBranch) -> ir.Value:
     )
     length = draft.add("Sqrt", [some], "length", dtype=dtype)
     cosine = draft.add("Div", [both, length], "cosine", dtype=dtype)
-    return draft.add(
-        "Sub", [draft.constant("one", np.array(1, dtype.numpy())), cosine], "score", dtype=dtype
-    )
+    return draft.add("Sub", [draft.constant("one", np.array(1, dtype.numpy())), cosine], "score", dtype=dtype)
 
 
 def _real(draft: Draft, row: RowBranch) -> ir.Value | None:

@@ -34,6 +34,12 @@ class Gate:
     bias: str | None
     """[C]: what the others get instead."""
 
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """Initializers that are fitted."""
+        names = (self.decision.weight, self.decision.threshold, self.bias)
+        return tuple(name for name in names if name is not None)
+
 
 def install(model: ir.Model, row: RowBranch, decider: Decider, scope: Scope, *, bias: bool) -> Gate:
     """Gate one branch in place; all rows are live, and the bias is zero, until they are fitted."""
@@ -63,9 +69,7 @@ def install(model: ir.Model, row: RowBranch, decider: Decider, scope: Scope, *, 
     result = behind.add(SCATTER_ROWS, [rest, rows, total], "scattered", dtype=branch.dtype, domain=DOMAIN)
     insert_before(branch.add, behind.nodes)
     _take_the_place(branch.add, result)
-    return Gate(
-        decision, rows.name or "", added.name or "", shift.name if shift is not None else None
-    )
+    return Gate(decision, rows.name or "", added.name or "", shift.name if shift is not None else None)
 
 
 def _as_before(values: Sequence[ir.Value], place: int) -> list[ir.Value]:

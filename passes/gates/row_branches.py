@@ -1,6 +1,6 @@
 """Residual branches that compute every token from that token alone, so that some tokens can go without.
 
-    x [B, T, C]  ->  f(x)  ->  x + f(x)        f: products with stored weights, norms over channels, activations
+    x [B, T, C]  ->  f(x)  ->  x + f(x)        f: products with weights, norms over channels, activations
 
 A feed-forward part is one; attention, which looks at other tokens, is none.
 """
@@ -60,9 +60,7 @@ class RowBranch:
         return tuple(name_of(node.outputs[0]) for node in self.branch.products)
 
 
-def find_row_branches(
-    model: ir.Model, facts: FactCache
-) -> tuple[tuple[RowBranch, ...], tuple[Refusal, ...]]:
+def find_row_branches(model: ir.Model, facts: FactCache) -> tuple[tuple[RowBranch, ...], tuple[Refusal, ...]]:
     """All of them in execution order, and the branches that are none."""
     branches, refusals = find_branches(model, facts)
     look = _Look.of(facts)

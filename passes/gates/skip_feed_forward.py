@@ -22,7 +22,7 @@ from typing import ClassVar, cast
 import onnx_ir as ir
 
 from adapass.analyses.work import Work
-from adapass.budgeted import BudgetedPass, Choice, Proposal, Refusal, Samples
+from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import mark_roots, remove_dead_nodes
@@ -30,6 +30,7 @@ from adapass.graph.shapes import infer_shapes
 from adapass.graph.text import clone
 from adapass.moments.batches import Batches
 from adapass.passes.gates.calibrate import Aim, calibrate
+from adapass.passes.gates.check_gates import Fitted, check_gates
 from adapass.passes.gates.contributions import fitted_scores, share_fits
 from adapass.passes.gates.deciders import Decider, Scope
 from adapass.passes.gates.install import install
@@ -42,14 +43,18 @@ PREFIX = "skip-"
 SKETCH_SAMPLES = 96
 _OPEN = "adapass.skip-feed-forward.open"
 """Where a graph keeps, between ``apply`` and ``fit``, what is to be fitted; not serialised."""
+_FITTED = "adapass.skip-feed-forward.fitted"
+"""Where a graph keeps, between ``fit`` and ``check``, what was fitted; not serialised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
     """What ``apply`` left to ``fit``."""
 
+    before: ir.Model
+    """The model before the gates."""
     original: ir.Model
-    """Before the gates."""
+    """The model that the plan began with."""
     aims: Mapping[str, Aim]
     """By site, in execution order."""
 
@@ -139,7 +144,7 @@ class SkipFeedForward(BudgetedPass):
         if not wanted:
             return PassResult(0, reasons)
         share_fits(model)
-        original = clone(model)
+        before = clone(model)
         mark_roots(model)
         aims: dict[str, Aim] = {}
         # Backwards: what a gate replaces is then read by later gates that are in place.
@@ -151,23 +156,19 @@ class SkipFeedForward(BudgetedPass):
         remove_dead_nodes(model)
         infer_shapes(model)
         kept = cast("dict[str, object]", model.graph.meta)
-        kept[_OPEN] = Open(original, dict(reversed(aims.items())))
+        kept[_OPEN] = Open(before, before, dict(reversed(aims.items())))
         facts.keep_only(())
         return PassResult(len(wanted), reasons, tuple(dict.fromkeys(choice.site for choice in choices)))
 
     def fit(self, model: ir.Model, data: Samples | None) -> None:
-        """Fit scores, thresholds and biases; without data everybody goes on going through.
+        """Fit scores, thresholds and biases.
 
         Raises:
             DataError: there is no data to fit on.
 
         """
-        found = cast("dict[str, object]", model.graph.meta).get(_OPEN)
-        if isinstance(found, Open):
-            self.fit_to(model, data, found.original)
-
-    def fit_to(self, model: ir.Model, data: Samples | None, original: ir.Model) -> None:
-        found = cast("dict[str, object]", model.graph.meta).pop(_OPEN, None)
+        kept = cast("dict[str, object]", model.graph.meta)
+        found = kept.pop(_OPEN, None)
         if not isinstance(found, Open):
             return
         if data is None:
@@ -175,14 +176,34 @@ class SkipFeedForward(BudgetedPass):
                 f"{self.name}: thresholds of {len(found.aims)} gates must be fitted and no data was given"
             )
         if self.decider is Decider.LEARNED:
-            self._put_scores(model, data, original, found)
-        batches = Batches.of(found.original, data, count=self.calibration_samples, padded=True)
+            self._put_scores(model, data, found)
+        batches = Batches.of(found.before, data, count=self.calibration_samples, padded=True)
         calibrate(model, tuple(found.aims.values()), batches)
+        kept[_FITTED] = Fitted.of(model, found.aims)
 
-    def _put_scores(self, model: ir.Model, data: Samples, original: ir.Model, found: Open) -> None:
-        scores = fitted_scores(original, data, count=self.score_samples, damping=self.damping)
+    def fit_to(self, model: ir.Model, data: Samples | None, original: ir.Model) -> None:
+        """``fit``, with learned scores fitted on ``original``, whose fit other plans share."""
+        kept = cast("dict[str, object]", model.graph.meta)
+        found = kept.get(_OPEN)
+        if isinstance(found, Open):
+            kept[_OPEN] = replace(found, original=original)
+        self.fit(model, data)
+
+    def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
+        """Run ``before`` with the same tokens masked.
+
+        Raises:
+            VerificationError: naming what is wrong.
+
+        """
+        fitted = cast("dict[str, object]", after.graph.meta).get(_FITTED)
+        if isinstance(fitted, Fitted):
+            check_gates(self.name, before, after, fitted, feeds)
+
+    def _put_scores(self, model: ir.Model, data: Samples, found: Open) -> None:
+        scores = fitted_scores(found.original, data, count=self.score_samples, damping=self.damping)
         if not found.aims.keys() <= scores.keys():
-            scores = fitted_scores(found.original, data, count=self.score_samples, damping=self.damping)
+            scores = fitted_scores(found.before, data, count=self.score_samples, damping=self.damping)
         for site, aim in found.aims.items():
             name = aim.gate.decision.weight
             assert name is not None  # a learned score has one

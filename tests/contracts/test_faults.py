@@ -156,6 +156,12 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         "h = MatMul (x, pw)\n g = Gather <axis = 2> (h, first)\n g4 = Unsqueeze (g, row)\n z = Add (x, g4)",
         "float[8, 8] pw = {WIDE}, int64 first = {0}, int64[1] row = {2}",
     ),
+    "skip-feed-forward": (
+        "t = Reshape (x, flat)\n s = MatMul (t, pw)\n h = MatMul (s, pa)\n r = Relu (h)\n"
+        " f = MatMul (r, pb)\n u = Add (s, f)\n z = Reshape (u, back)",
+        "float[8, 8] pw = {WIDE}, float[8, 8] pa = {WIDE}, float[8, 8] pb = {WIDE},"
+        " int64[3] flat = {-1, 24, 8}, int64[4] back = {-1, 3, 8, 8}",
+    ),
     "sparsify": (
         "z = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, pw)",
         "float[3, 3, 3, 3] pw = {CONV3}",

@@ -13,7 +13,8 @@ from adapass.ops import GATHER_ROWS, LIVE_ROWS, SCATTER_ROWS, add_function
 
 TEXT = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[B,T,3] x, float[B,T] score) => (float[B,T,3] y, {more})
-<float zero = {{0}}, int64[1] all = {{-1}}, int64[2] flat_dims = {{-1, 3}}, int64[1] first = {{0}}, int64[1] last = {{1}}>
+<float zero = {{0}}, int64[1] all = {{-1}}, int64[2] flat_dims = {{-1, 3}},
+ int64[1] first = {{0}}, int64[1] last = {{1}}>
 {{
     live = Greater(score, zero)
     flat_live = Reshape(live, all)

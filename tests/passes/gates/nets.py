@@ -60,13 +60,20 @@ class _Writer:
 
 
 def transformer(
-    *, post_norm: bool = False, masked: bool = True, head: str = "first", layers: int = 2, tokens: str = "T", classes: int = 5
+    *,
+    post_norm: bool = False,
+    masked: bool = True,
+    head: str = "first",
+    layers: int = 2,
+    tokens: str = "T",
+    classes: int = 5,
 ) -> ir.Model:
-    """[N, T, 8] and a mask [N, T] to classes (``first``, ``mean``) or as many numbers a token (``tokens``)."""
+    """[N, T, 8] and a mask [N, T] to classes (heads ``first``, ``mean``), or numbers a token (``tokens``)."""
     writer = _Writer()
     if masked:
         writer.body += [
-            "mf = Cast<to = 1>(mask)", "off = Sub(mf, one)", "low = Mul(off, big)", "shut = Unsqueeze(low, ax1)"
+            "mf = Cast<to = 1>(mask)", "off = Sub(mf, one)", "low = Mul(off, big)",
+            "shut = Unsqueeze(low, ax1)"
         ]  # fmt: skip
     embedded = writer.product("x", "embed", (WIDTH, WIDTH))
     stream = writer.norm(embedded, "n0") if post_norm else embedded
@@ -84,12 +91,14 @@ def transformer(
     shape = _head(writer, stream, head, classes, masked=masked)
     inputs = f"float[N, {tokens}, {WIDTH}] x" + (f", int64[N, {tokens}] mask" if masked else "")
     writer.constants += [
-        "int64[1] ax1 = {1}", "int64[1] ax2 = {2}", "int64 zero = {0}", "float one = {1.0}", "float big = {10000.0}"
+        "int64[1] ax1 = {1}", "int64[1] ax2 = {2}", "int64 zero = {0}",
+        "float one = {1.0}", "float big = {10000.0}"
     ]  # fmt: skip
     lines = "\n".join(writer.body)
     return parse(
         f'<ir_version: 10, opset_import: ["" : 20]>\n'
-        f"net ({inputs}) => (float{shape.replace('T', tokens)} y)\n<{', '.join(writer.constants)}> {{\n{lines}\n}}"
+        f"net ({inputs}) => (float{shape.replace('T', tokens)} y)\n"
+        f"<{', '.join(writer.constants)}> {{\n{lines}\n}}"
     )
 
 
@@ -103,7 +112,8 @@ def _head(writer: _Writer, stream: str, head: str, classes: int, *, masked: bool
     elif masked:
         writer.body += [
             "m3 = Unsqueeze(mf, ax2)", f"weighed = Mul({stream}, m3)",
-            "total = ReduceSum<keepdims = 0>(weighed, ax1)", "count = ReduceSum(mf, ax1)", "pooled = Div(total, count)",
+            "total = ReduceSum<keepdims = 0>(weighed, ax1)", "count = ReduceSum(mf, ax1)",
+            "pooled = Div(total, count)",
         ]  # fmt: skip
     else:
         writer.body.append(f"pooled = ReduceMean<keepdims = 0>({stream}, ax1)")
