@@ -200,7 +200,9 @@ def known_rows(file: Path, samples: int) -> list[Row]:
 def earlier(samples: int, folder: Path = RESULTS) -> list[Row]:
     """Rows of the results that are there, taken with as many calibration samples."""
     file = folder / f"{NAME}.json"
-    document = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"samples": None}
+    if not file.exists():
+        return []
+    document = json.loads(file.read_text(encoding="utf-8"))
     return [Row(**row) for row in document["rows"]] if document["samples"] == samples else []
 
 
