@@ -18,7 +18,7 @@ from adapass.healing.settings import Settings
 torch: Any = pytest.importorskip("torch", reason="torch is an extra")
 
 from adapass.healing.batches import batched, lengths, rounds, shuffled, split  # noqa: E402
-from adapass.healing.objectives import output_loss, relative_error  # noqa: E402
+from adapass.healing.objectives import hidden_loss, output_loss, relative_error  # noqa: E402
 from adapass.healing.points import compared  # noqa: E402
 
 
@@ -107,6 +107,18 @@ def test_the_loss_of_numbers_is_the_relative_error() -> None:
 
     assert float(output_loss(wanted * 1.1, wanted)) == pytest.approx(0.01, rel=1e-4)
     assert float(relative_error(torch.zeros(2), torch.zeros(2))) == 0.0
+
+
+def test_values_with_fewer_tokens_are_not_compared() -> None:
+    ones = torch.ones(2, 5, 3)
+    teacher = {"a": ones, "b": ones}
+    pairs = [("a", "a"), ("b", "b")]
+
+    both = hidden_loss({"a": 2.0 * ones, "b": ones}, teacher, pairs)
+    one = hidden_loss({"a": 2.0 * ones, "b": ones[:, :4]}, teacher, pairs)
+    none = hidden_loss({"a": ones[:, :2], "b": ones[:, :4]}, teacher, pairs)
+
+    assert (float(both), float(one), float(none)) == (0.5, 1.0, 0.0)
 
 
 def test_what_stands_in_for_removed_blocks_is_compared_with_the_last_of_them(original: ir.Model) -> None:
