@@ -22,6 +22,7 @@ from adapass.graph.edit import constant_array
 from adapass.lowering.closed_rows import ClosedRows
 from adapass.lowering.exits import reads
 from adapass.lowering.mixing import mixes_samples
+from adapass.ops import SELECT_TOKENS, is_token_operator
 
 _COUNTS_ROWS = frozenset({"Range", "NonZero", "EyeLike", "CumSum"})
 _LOOKS_UP = frozenset({"Gather", "GatherND", "GatherElements"})
@@ -113,7 +114,8 @@ class _Classifier:
                 continue
             if mixes_samples(node, self._dependent, opset):
                 self._rows.mixing.add(node)
-            for value in node.outputs[:1] if node.op_type == _OWN_SCALE else node.outputs:
+            first_only = node.op_type == _OWN_SCALE or self._selects_as_many_for_all(node)
+            for value in node.outputs[:1] if first_only else node.outputs:
                 self._settle(value, trace)
         return self._rows
 
@@ -136,6 +138,12 @@ class _Classifier:
             counts = any(trace.numbered for trace in found) if table is None else table.numbered
             return _Trace(data, counts)
         return _Trace(data, any(trace.numbered for trace in found))
+
+    def _selects_as_many_for_all(self, node: ir.Node) -> bool:
+        """Whether which places are valid depends on no sample."""
+        return (
+            is_token_operator(node) and node.op_type == SELECT_TOKENS and node.inputs[1] not in self._traces
+        )
 
     def _sums_within_rows(self, node: ir.Node) -> bool:
         """Whether a ``CumSum`` runs along another axis than that of the batch."""
