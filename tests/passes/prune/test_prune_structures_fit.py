@@ -174,3 +174,12 @@ def test_only_what_reads_less_is_fitted_when_so_asked() -> None:
         or not np.array_equal(stored(fitted, op.weight), stored(model, op.weight))
     ]
     assert changed == ["w1", "w2"]
+
+
+def test_single_choices_are_fitted_on_fewer_samples_than_plans() -> None:
+    step = PruneStructures(ridge=0.5)
+
+    assert step.sketch.samples < step.samples
+    assert step.sketch.ridge == step.ridge
+    assert step.sketch.sketch == step.sketch
+    assert PruneStructures(samples=3).sketch.samples == 3
