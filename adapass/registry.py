@@ -59,6 +59,7 @@ GENERATORS: Mapping[str, str] = MappingProxyType(
     {
         "onnxruntime": "adapass.codegen.onnxruntime.generator:OnnxRuntime",
         "openvino": "adapass.codegen.openvino.generator:OpenVino",
+        "tvm": "adapass.codegen.tvm.generator:Tvm",
     }
 )
 

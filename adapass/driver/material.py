@@ -32,6 +32,8 @@ WITH_EVAL = {"search": 0.4, "certify": 0.6}
 WITHOUT_EVAL = {"fit": 0.4, "search": 0.25, "certify": 0.35}
 REFERENCE = "onnxruntime"
 """What the generators are compared with runs in it."""
+ONLY_BY_NAME = frozenset({"tvm"})
+"""Generators that ``--backend auto`` leaves out: each build takes many seconds."""
 CASES = 4
 """Generated inputs, where there is no data."""
 
@@ -110,7 +112,8 @@ def _as_file(model: ModelSource, scratch: Path) -> Path:
 def _generators(
     request: Request, model: ir.Model, target: Target, parts: Parts | None
 ) -> tuple[Generator, ...]:
-    names: Sequence[str] = generator_names() if request.backend == "auto" else (request.backend,)
+    automatic = [name for name in generator_names() if name not in ONLY_BY_NAME]
+    names: Sequence[str] = automatic if request.backend == "auto" else (request.backend,)
     refused: list[str] = []
     found: list[Generator] = []
     for name in names:

@@ -1,0 +1,85 @@
+"""From a module of Relax to a library: fusion, schedules, machine code."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from adapass.codegen.tvm.importer import Imported
+from adapass.codegen.tvm.kernels.kernel import vectors_of
+from adapass.codegen.tvm.library import compiler
+from adapass.codegen.tvm.schedule import refuse_unscheduled, schedule
+from adapass.errors import ModelError, UsageError
+from adapass.target import Target
+
+
+def machine(target: Target) -> Any:
+    """TVM's description of the processor, from the file of the target or else from its instructions."""
+    table = {key: value for key, value in target.tvm.items() if key != "num-cores"}
+    table.setdefault("kind", "llvm")
+    if target.arch.get("family") == "x86_64":
+        table.setdefault("mcpu", _x86_level(target))
+    return compiler().target.Target(table)
+
+
+def _x86_level(target: Target) -> str:
+    if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= target.isa:
+        return "x86-64-v4"
+    return "x86-64-v3" if {"avx2", "fma"} <= target.isa else "x86-64-v2"
+
+
+def compiled(imported: Imported, target: Target) -> Any:
+    """An executable of TVM's virtual machine.
+
+    Raises:
+        ModelError: TVM fails, or a heavy loop nest has no schedule.
+
+    """
+    tvm, relax = compiler(), compiler("tvm.relax")
+    passes = relax.transform
+    described = machine(target)
+    fuse = [
+        relax.backend.DispatchSortScan(),
+        passes.LegalizeOps(),
+        passes.AnnotateTIROpPattern(),
+        passes.ConvertToDataflow(),
+        passes.FoldConstant(),
+        passes.FuseOps(),
+        passes.FuseTIR(),
+        passes.DeadCodeElimination(),
+    ]
+    lower = [
+        passes.RewriteDataflowReshape(),
+        passes.ToNonDataflow(),
+        passes.RemovePurityChecking(),
+        passes.CallTIRRewrite(),
+        passes.StaticPlanBlockMemory(),
+        passes.LowerAllocTensor(),
+        passes.KillAfterLastUse(),
+        passes.LowerRuntimeBuiltin(),
+        passes.ComputePrimValue(),
+        passes.VMShapeLower(),
+        passes.AttachGlobalSymbol(),
+    ]
+    try:
+        with warnings.catch_warnings(), described:
+            warnings.simplefilter("ignore")
+            fused = tvm.transform.Sequential(fuse)(imported.module)
+            ready = schedule(fused, vectors_of(target).lanes)
+            refuse_unscheduled(ready)
+            lowered = tvm.transform.Sequential(lower)(ready)
+            return tvm.compile(lowered, target=described, relax_pipeline=None)
+    except ModelError:
+        raise
+    except Exception as error:  # TVM has no public base class for its errors
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"TVM does not compile the model: {lines[-1] if lines else error}") from error
+
+
+def write_library(executable: Any, file: Path) -> None:
+    """Raises ``UsageError`` where no C compiler is there to link with."""
+    try:
+        executable.export_library(str(file))
+    except (RuntimeError, TypeError, OSError) as error:
+        raise UsageError(f"TVM cannot write {file.name}; it needs a C++ compiler (g++): {error}") from error

@@ -1,0 +1,48 @@
+"""Does TVM take a model for a target? Asked by importing it, weights and all; nothing is compiled."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from adapass.codegen.defaults import MAX_DEFAULT_BYTES
+from adapass.codegen.files import Lowering, lowered
+from adapass.codegen.tvm.importer import import_model
+from adapass.codegen.tvm.kernels.kernel import vectors_of
+from adapass.errors import ModelError
+from adapass.target import Target, TargetKind
+
+_OTHER = frozenset({ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128})
+
+
+def reasons_against(model: ir.Model, target: Target) -> tuple[str, ...]:
+    """Why ``model`` is not built for ``target``; empty when it is."""
+    if found := (*_against_target(target), *_against_ports(model)):
+        return found
+    try:
+        import_model(lowered(model, Lowering.MASKED), vectors_of(target))
+    except ModelError as error:
+        return (str(error),)
+    return ()
+
+
+def _against_target(target: Target) -> Iterator[str]:
+    if target.kind is not TargetKind.CPU:
+        yield f"tvm is used for processors only so far, and {target.name} is a {target.kind}"
+    elif (family := target.arch.get("family")) != platform.machine():
+        yield f"tvm compiles for the family of this machine only, and {target.name} is {family}"
+
+
+def _against_ports(model: ir.Model) -> Iterator[str]:
+    for what, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in values:
+            if not isinstance(value.type, ir.TensorType):
+                yield f"{what} '{value.name}' is no tensor"
+            elif value.dtype in _OTHER:
+                yield f"{what} '{value.name}' is {value.dtype}, which tvm does not compute in"
+    for value in model.graph.inputs:
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > MAX_DEFAULT_BYTES:
+            yield f"input '{value.name}' has a default of {tensor.nbytes} bytes, at most {MAX_DEFAULT_BYTES}"
