@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,12 @@ from adapass.errors import UsageError
 
 if TYPE_CHECKING:
     from adapass.passes.prospects.prospect import Place, Prospect
+    from adapass.passes.prospects.survey import Survey
 
 SHOWN = 16
 """Sites of a mechanism in the table; JSON has all of them."""
+WIDE = 72
+"""Characters of a setting in the table."""
 
 
 def show_adaptive(path: Path, *, data: str | None, allow_code: bool, as_json: bool, quiet: int) -> None:
@@ -29,7 +31,7 @@ def show_adaptive(path: Path, *, data: str | None, allow_code: bool, as_json: bo
     from adapass.data import load_data
     from adapass.defaults import CLEAN
     from adapass.graph.load import load_model
-    from adapass.passes.prospects.survey import TOLERANCE, advice, recipe_of, survey
+    from adapass.passes.prospects.survey import advice, recipe_of, survey
     from adapass.pipeline import Pipeline
     from adapass.text_form import parse_pass
 
@@ -38,24 +40,26 @@ def show_adaptive(path: Path, *, data: str | None, allow_code: bool, as_json: bo
     with shown_progress(quiet) as progress:
         clean = Pipeline([parse_pass(name) for name in CLEAN]).run(model, data=samples).model
         found = survey(clean, samples, progress=progress)
-    recipe = recipe_of(found)
+    recipe = recipe_of(found.prospects)
     if as_json:
         print_json(
             {
                 "data": samples.source,
-                "tolerance": TOLERANCE,
-                "mechanisms": [_as_json(prospect) for prospect in found],
-                "advice": advice(found),
+                "tolerance_points": 100 * found.tolerance,
+                "fitted_on": found.fitted_on,
+                "checked_on": found.checked_on,
+                "mechanisms": [_as_json(prospect) for prospect in found.prospects],
+                "advice": advice(found.prospects),
                 "recipe": recipe,
             }
         )
         return
-    _print(found, f"{100 * TOLERANCE:.1f} points", samples.source)
-    print_line(advice(found))
+    _print(found, samples.source)
+    print_line(advice(found.prospects))
     print_line(f"adapass optimize {path} --data {data} --passes '{recipe}'")
 
 
-def _print(found: Sequence[Prospect], tolerance: str, source: str) -> None:
+def _print(found: Survey, source: str) -> None:
     rows = [
         (
             prospect.mechanism,
@@ -65,11 +69,12 @@ def _print(found: Sequence[Prospect], tolerance: str, source: str) -> None:
             _small(prospect.divergence),
             prospect.verdict,
         )
-        for prospect in found
+        for prospect in found.prospects
     ]
     columns = ("mechanism", "at best (oracle)", "achievable", "points lost", "divergence", "verdict")
-    print_table(columns, rows, title=f"work saved while at most {tolerance} are lost; data: {source}")
-    for prospect in found:
+    lost = f"at most {100 * found.tolerance:.1f} points are lost on {found.checked_on} samples"
+    print_table(columns, rows, title=f"work saved while {lost}; data: {source}")
+    for prospect in found.prospects:
         if prospect.places:
             _print_places(prospect)
 
@@ -79,7 +84,7 @@ def _print_places(prospect: Prospect) -> None:
     rows = [
         (
             place.site,
-            place.setting,
+            _short(place.setting),
             _share(place.oracle),
             _share(place.achievable),
             _points(place.lost),
@@ -90,6 +95,10 @@ def _print_places(prospect: Prospect) -> None:
     ]
     columns = ("site", "setting", "at best (oracle)", "achievable", "points lost", "divergence")
     print_table(columns, rows, title=f"{prospect.mechanism}: {prospect.how}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WIDE else f"{text[: WIDE - 4]} ..."
 
 
 def _share(value: float | None) -> str:

@@ -38,11 +38,12 @@ def look_at_exits(material: Material) -> Prospect:
     costs = _costs(record, sum(material.amounts.values()))
     found = select(table.confidence, losses, costs, material.tolerance)
     best = found[-1] if found else None
+    achievable = 0.0 if best is None else 1.0 - best.expected_seconds / costs.whole
     return Prospect(
         NAME,
         HOW,
-        oracle=oracle_of(list(losses.T), [*np.cumsum(costs.segments)[:-1], 1.0]),
-        achievable=0.0 if best is None else 1.0 - best.expected_seconds / costs.whole,
+        oracle=max(oracle_of(list(losses.T), [*np.cumsum(costs.segments)[:-1], 1.0]), achievable),
+        achievable=achievable,
         lost=0.0 if best is None else best.loss,
         divergence=None
         if best is None
@@ -74,7 +75,7 @@ def _place(record: ExitsRecord, index: int, confidence: Array, losses: Doubles, 
     return Place(
         site=head.cut,
         setting=f"depth {head.depth:.0%}, {served:.0%} could leave, {leaves / len(losses):.0%} do",
-        oracle=served * rest,
+        oracle=max(served, leaves / len(losses)) * rest,
         achievable=leaves / len(losses) * rest,
         lost=float(mean[leaves - 1]) if leaves else 0.0,
     )
@@ -82,5 +83,6 @@ def _place(record: ExitsRecord, index: int, confidence: Array, losses: Doubles, 
 
 def _divergence(material: Material, outputs: Array, confidence: Array, thresholds: Array) -> float | None:
     stops = confidence.astype(np.float64) >= thresholds.astype(np.float64)
-    leaves = np.where(stops.any(axis=1), stops.argmax(axis=1), stops.shape[1])
+    stops = np.append(stops, np.ones((len(stops), 1), np.bool_), axis=1)
+    leaves = stops.argmax(axis=1)
     return material.damage(outputs[np.arange(len(outputs)), leaves]).divergence

@@ -45,10 +45,18 @@ class Mechanism:
     """Share of what is there that a setting keeps, where the setting does not say."""
     remaining: Callable[[Material, Choice], Mapping[str, float]] | None = None
     """Share of its work that each node keeps; asked of the family unless given."""
+    fits: bool = True
+    """Whether samples are given to fit on, where the family has something to fit."""
 
 
-def look_at_plans(mechanism: Mechanism, material: Material) -> Prospect:
-    """Measure what the choices of a family do to the check samples, alone and together."""
+def look_at_plans(
+    mechanism: Mechanism, material: Material, alone: Mapping[str, float] | None = None
+) -> Prospect:
+    """Measure what the choices of a family do to the check samples, alone and together.
+
+    ``alone`` is what each does by itself, by ``Choice.key``, in any unit that adds up; it is measured unless
+    given, and there are no rows for single sites where it is.
+    """
     step, model = mechanism.step, material.model
     proposal = step.propose(model, FactCache(model))
     if not proposal.choices:
@@ -56,20 +64,22 @@ def look_at_plans(mechanism: Mechanism, material: Material) -> Prospect:
         return Prospect(mechanism.name, mechanism.how, unavailable=why)
     ladders = ladders_of(proposal.choices, mechanism.share_of)
     remaining = {choice.key: _remaining(mechanism, material, choice) for choice in proposal.choices}
-    trial = _Trial(mechanism, material, ladders)
+    trial = _Trial(mechanism, material, ladders, alone or {})
     measure = Measure(trial.loss, work_left(ladders, remaining, material.amounts))
     search = ScheduleSearch(schedule=Schedule.ALLOCATOR, steps=TOGETHER, max_loss=EVERYTHING)
-    found = search.run(ladders, measure, material.progress)
-    best = best_within(found, material.tolerance) or Judged((0,) * len(ladders), 0.0, 1.0)
+    search.run(ladders, measure, material.progress)
     works = {plan: measure.work(plan) for plan in trial.losses}
+    tried = [Judged(plan, float(losses.mean()), works[plan]) for plan, losses in trial.losses.items()]
+    best = best_within(tried, material.tolerance) or tried[0]
+    single = () if alone is not None else _alone(trial, ladders, works, material)
     return Prospect(
         mechanism.name,
         mechanism.how,
-        oracle=oracle_of(list(trial.losses.values()), list(works.values())),
+        oracle=max(oracle_of(list(trial.losses.values()), list(works.values())), 1.0 - best.work),
         achievable=1.0 - best.work,
         lost=best.loss,
         divergence=trial.divergences[best.plan],
-        places=(*_alone(trial, ladders, works, material), _place("together", trial, best)),
+        places=(*single, _place("together", trial, best)),
         recipe=str(step),
     )
 
@@ -81,6 +91,7 @@ class _Trial:
     mechanism: Mechanism
     material: Material
     ladders: tuple[Ladder, ...]
+    alone: Mapping[str, float]
 
     def __post_init__(self) -> None:
         self.losses: dict[Plan, Doubles] = {}
@@ -89,10 +100,13 @@ class _Trial:
     def loss(self, plan: Plan) -> float:
         step, material = self.mechanism.step, self.material
         changed = material.model
-        if choices := chosen(self.ladders, plan):
+        choices = chosen(self.ladders, plan)
+        if len(choices) == 1 and choices[0].key in self.alone:
+            return self.alone[choices[0].key]
+        if choices:
             changed = clone(material.model)
             step.apply(changed, FactCache(changed), choices)
-            step.fit(changed, material.fit)
+            step.fit(changed, material.fit if self.mechanism.fits else None)
         output = material.outputs(changed)
         self.losses[plan] = material.judge.losses(output)
         self.divergences[plan] = material.damage(output).divergence
@@ -121,7 +135,10 @@ def _alone(
             Place(
                 site=ladder.site,
                 setting=ladder.choices[step - 1].setting if step else "as it is",
-                oracle=oracle_of([trial.losses[plan] for plan in own], [works[plan] for plan in own]),
+                oracle=max(
+                    oracle_of([trial.losses[plan] for plan in own], [works[plan] for plan in own]),
+                    1.0 - best.work,
+                ),
                 achievable=1.0 - best.work,
                 lost=best.loss,
                 divergence=trial.divergences[best.plan],

@@ -19,7 +19,7 @@ from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.progress import Progress
 from adapass.search.damage import damage_of
-from adapass.search.judge import Judge, stack_outputs
+from adapass.search.judge import Judge, spread_indices, stack_outputs
 
 Doubles = npt.NDArray[np.float64]
 
@@ -95,7 +95,9 @@ class Material:
         tolerance: float,
         progress: Progress,
     ) -> Material:
-        """Every fourth sample or so checks; both parts are spread over the data.
+        """At most a third of the samples check; both parts are spread over the data.
+
+        The tolerance is one sample that checks, where it is less.
 
         Raises:
             DataError: there are too few samples.
@@ -105,16 +107,11 @@ class Material:
             raise DataError(
                 f"what is worth trying needs at least {2 * LEAST_SAMPLES} samples, found {len(data)}"
             )
-        order = np.linspace(0, len(data) - 1, min(len(data), fit_samples + check_samples)).round().astype(int)
-        every = max(2, round(len(order) / max(min(check_samples, len(order) // 3), 1)))
-        place = np.arange(len(order))
-        return cls(
-            model,
-            data.subset([int(index) for index in order[place % every != 0]]),
-            data.subset([int(index) for index in order[place % every == 0]]),
-            tolerance,
-            progress,
-        )
+        taken = spread_indices(len(data), fit_samples + check_samples)
+        checking = set(spread_indices(len(taken), min(check_samples, len(taken) // 3)))
+        check = data.subset([index for place, index in enumerate(taken) if place in checking])
+        fit = data.subset([index for place, index in enumerate(taken) if place not in checking])
+        return cls(model, fit, check, max(tolerance, 1.0 / len(check)), progress)
 
     @cached_property
     def facts(self) -> FactCache:

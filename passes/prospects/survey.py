@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -21,7 +22,7 @@ from adapass.progress import Progress, Silent
 
 TOLERANCE = 0.01
 FIT_SAMPLES = 256
-CHECK_SAMPLES = 96
+CHECK_SAMPLES = 128
 DROPPING = Mechanism(
     "token pruning",
     "the same share of each sample's tokens, by attention",
@@ -38,6 +39,7 @@ BLOCKS = Mechanism(
     RemoveBlocks(settings=(Setting.REMOVE,), layers=False, refit=Refit.NONE),
     share_of=lambda choice: 0.0,
     remaining=without_branches,
+    fits=False,
 )
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
@@ -51,6 +53,18 @@ EITHER = (DROPPING.name, MERGING.name)
 """Two ways of one family: the better one is tried."""
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All mechanisms on one model and its data."""
+
+    prospects: tuple[Prospect, ...]
+    tolerance: float
+    """Mean paired loss at which savings are told."""
+    fitted_on: int
+    """Samples."""
+    checked_on: int
+
+
 def survey(
     model: ir.Model,
     data: Dataset,
@@ -59,7 +73,7 @@ def survey(
     fit_samples: int = FIT_SAMPLES,
     check_samples: int = CHECK_SAMPLES,
     progress: Progress | None = None,
-) -> tuple[Prospect, ...]:
+) -> Survey:
     """What each mechanism could do for a clean ``model``, which is left as it is.
 
     Raises:
@@ -87,7 +101,7 @@ def survey(
     for number, (name, look) in enumerate(looks, 1):
         watch.phase(name, number, len(looks))
         found.append(look(material))
-    return tuple(found)
+    return Survey(tuple(found), material.tolerance, len(material.fit), len(material.check))
 
 
 def to_try(prospects: Sequence[Prospect]) -> tuple[Prospect, ...]:

@@ -22,7 +22,16 @@ from adapass.graph.text import clone, parse
 from adapass.passes.prospects.exits import look_at_exits
 from adapass.passes.prospects.plans import Mechanism, look_at_plans
 from adapass.passes.prospects.prospect import Material, Place, Prospect, oracle_of
-from adapass.passes.prospects.survey import BLOCKS, DROPPING, MERGING, advice, recipe_of, survey, to_try
+from adapass.passes.prospects.survey import (
+    BLOCKS,
+    DROPPING,
+    MERGING,
+    Survey,
+    advice,
+    recipe_of,
+    survey,
+    to_try,
+)
 from adapass.progress import Silent
 from adapass.text_form import parse_passes
 
@@ -122,8 +131,9 @@ def test_the_oracle_gives_each_sample_the_least_work_that_does_no_harm() -> None
 def test_fit_and_check_samples_are_apart(material: Callable[..., Material]) -> None:
     given = material(transformer())
 
-    assert 40 <= len(given.check) <= 60
-    assert len(given.fit) + len(given.check) == 150
+    assert len(given.check) == 50
+    assert len(given.fit) == 100
+    assert given.tolerance == 0.02
     assert not set(given.fit.rows.tolist()) & set(given.check.rows.tolist())
 
 
@@ -154,7 +164,7 @@ def test_what_is_achievable_does_what_was_promised(
     assert found.oracle >= found.achievable - 0.05
     together = next(place for place in found.places if place.site == "together")
     step = mechanism.step
-    wanted = set() if together.setting == "as it is" else set(together.setting.split(", "))
+    wanted: set[str] = set(together.setting.split(", ")) - {"as it is"}
     offered = step.propose(given.model, FactCache(given.model)).choices
     taken = [choice for choice in offered if f"{choice.site}={choice.setting}" in wanted]
     changed = clone(given.model)
@@ -254,10 +264,11 @@ def test_the_command_looks_at_all_mechanisms(invoke: Callable[..., Result], tmp_
     assert told.exit_code == 0, told.stderr
     assert "1/5 early exits" in told.stderr
     document = json.loads(told.stdout)
+    assert (document["tolerance_points"], document["fitted_on"], document["checked_on"]) == (5.0, 40, 20)
     assert [m["mechanism"] for m in document["mechanisms"]] == list(MECHANISMS)
     for mechanism in document["mechanisms"]:
         assert mechanism["oracle_saving"] is None or -1e-9 <= mechanism["oracle_saving"] <= 1.0
-        assert mechanism["points_lost"] is None or mechanism["points_lost"] <= 1.0 + 1e-9
+        assert mechanism["points_lost"] is None or mechanism["points_lost"] <= 5.0 + 1e-9
         assert mechanism["sites"]
     parse_passes(document["recipe"])
 
@@ -276,10 +287,15 @@ def test_the_command_tells_people_what_to_do(
         Prospect("token pruning", "by attention", 0.3, 0.2, 0.005, 1e-3, places),
         Prospect("early exits", "heads", unavailable="the model has several outputs"),
     )
-    monkeypatch.setattr("adapass.passes.prospects.survey.survey", lambda *_, **__: found)
+
+    def known(*_: object, **__: object) -> Survey:
+        return Survey(found, 0.02, 30, 10)
+
+    monkeypatch.setattr("adapass.passes.prospects.survey.survey", known)
 
     shown = invoke("analyze", tmp_path / "vit.onnx", "--data", tmp_path / "data.npz", "--adaptive", "-q")
 
+    assert "at most 2.0 points are lost on 10 samples" in shown.stdout
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["token", "pruning", "30.0", "%", "20.0", "%", "0.50", "1.00e-03", "worth", "trying"] in lines
     assert ["m0", "keep-0.5", "30.0", "%", "20.0", "%", "0.50", "1.00e-03"] in lines
