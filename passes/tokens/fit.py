@@ -10,6 +10,7 @@ drops. The closed form (ridge regression on centred states) needs the second mom
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.moments.batches import spread
 from adapass.passes.tokens.settings import Setting
-from adapass.passes.tokens.surgery import records
+from adapass.passes.tokens.surgery import RECORD, records
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,7 +47,7 @@ class Probe:
 
 def is_open(model: ir.Model) -> bool:
     """Whether scores were asked for that must be fitted."""
-    return any(record["probe"] for record in records(model).values())
+    return any(record["open"] == "yes" for record in records(model).values())
 
 
 def fit_probes(model: ir.Model, original: ir.Model, data: Samples, *, count: int, damping: float) -> None:
@@ -67,6 +68,8 @@ def fit_probes(model: ir.Model, original: ir.Model, data: Samples, *, count: int
             targets[probe.site].append(_target([seen[name] for name in probe.later], live, first=probe.first))
     for probe in probes:
         _settle(probe, np.concatenate(states[probe.site]), np.concatenate(targets[probe.site]), damping)
+    for node, record in records(model).items():
+        node.metadata_props[RECORD] = json.dumps({**record, "open": "no"}, sort_keys=True)
 
 
 def _probes(model: ir.Model, facts: FactCache) -> list[Probe]:
@@ -75,7 +78,7 @@ def _probes(model: ir.Model, facts: FactCache) -> list[Probe]:
     places = {name_of(value): index for value, index in flow.producer.items()}
     found: list[Probe] = []
     for record in records(model).values():
-        if not record["probe"]:
+        if record["open"] != "yes":
             continue
         later = [core for core in cores if core.nodes[0] > places[record["site"]]]
         found.append(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, cast
 
@@ -41,6 +41,7 @@ from adapass.passes.tokens.surgery import Surgery, Wanted
 from adapass.rewrite import PassResult
 
 COUNTED_SAMPLES = 64
+SKETCH_SAMPLES = 64
 _ORIGINAL = "adapass.prune-tokens.original"
 """Where a graph keeps, between ``apply`` and ``fit``, what it was; not serialised."""
 
@@ -57,13 +58,12 @@ class PruneTokens(BudgetedPass):
     name: ClassVar[str] = "prune-tokens"
     max_distortion: ClassVar[float] = 1.0
     structural: ClassVar[bool] = True
-    needs_data: ClassVar[bool] = False
     source: ClassVar[str] = "Fayyaz et al. 2022, arXiv:2111.15667"
 
-    settings: tuple[str, ...] = ("keep-0.85", "keep-0.7", "keep-0.5", "keep-0.3")
+    settings: tuple[str, ...] = ("learned-0.7", "learned-0.5", "learned-0.3", "merge-0.7")
     """What is offered at each site, the preferred one first."""
     score: Score = Score.AUTO
-    """What says how much a token matters (not for ``learned`` and ``threshold``)."""
+    """What says how much a token matters; ``learned`` and ``threshold`` always learn it."""
     fit_samples: int = 256
     """How many samples, evenly spaced, learned scores and thresholds are fitted on."""
     damping: float = 1e-2
@@ -81,6 +81,11 @@ class PruneTokens(BudgetedPass):
         if self.fit_samples < 1:
             raise ValueError(f"fit_samples must be at least 1, found {self.fit_samples}")
 
+    @property
+    def sketch(self) -> PruneTokens:
+        """Few samples: enough to tell where tokens matter."""
+        return replace(self, fit_samples=min(self.fit_samples, SKETCH_SAMPLES))
+
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         found = self._find(model, facts)
         choices = [
@@ -97,7 +102,7 @@ class PruneTokens(BudgetedPass):
         return Proposal(tuple(choices), found.refusals)
 
     def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
-        """Rewrite the chosen sites; learned scores and thresholds keep everything until ``fit``.
+        """Rewrite the chosen sites; until ``fit``, learned scores are alike and thresholds keep everything.
 
         Raises:
             UsageError: a choice names an unknown site or setting, or a site twice.
@@ -108,7 +113,7 @@ class PruneTokens(BudgetedPass):
         reasons = MappingProxyType(dict(Counter(refusal.reason for refusal in found.refusals)))
         if not wanted:
             return PassResult(0, reasons)
-        original = clone(model) if any(each.setting.is_learned for each in wanted) else None
+        original = clone(model) if any(each.score is Score.LEARNED for each in wanted) else None
         surgery = Surgery(model, facts, found)
         for each in wanted:
             surgery.leave_behind(each)

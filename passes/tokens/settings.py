@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def is_learned(self) -> bool:
-        """Whether data must settle something."""
+        """Whether its score is the learned one, whatever the others use."""
         return self.rule in (Rule.LEARNED, Rule.THRESHOLD)
 
     @property

@@ -149,7 +149,7 @@ class Surgery:
         probe = None if product is None else product.inputs[1]
         if setting.rule is not Rule.THRESHOLD:
             return score, None, probe
-        threshold = build.constant(np.float32(np.inf), f"{PREFIX}_threshold_{site.name}")
+        threshold = build.constant(np.float32(-np.inf), f"{PREFIX}_threshold_{site.name}")
         return score, threshold, probe
 
     def _record(
@@ -165,6 +165,7 @@ class Surgery:
                 "setting": f"{wanted.setting.rule}-{wanted.setting.share:g}",
                 "score": wanted.score,
                 "first": "yes" if wanted.site.first_token else "no",
+                "open": "no" if probe is None else "yes",
                 "probe": name_of(probe),
                 "threshold": name_of(threshold),
             },

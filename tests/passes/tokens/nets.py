@@ -16,6 +16,7 @@ from tests.passes.rows import literal, weight
 from tests.passes.tokens.reference import best_tokens, merged
 
 Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.intp]
 
 WIDTH, HEADS, HIDDEN, CLASSES = 8, 2, 24, 5
 SIZE = WIDTH // HEADS
@@ -205,8 +206,9 @@ class Reference:
 
     def run(self, x: Floats) -> Floats:
         w = self.net.weights()
-        stream, size = x @ w["embed"], np.ones(len(x), np.float32)
-        whole, place = stream.copy(), np.arange(len(x))
+        stream, size = np.asarray(x @ w["embed"], np.float32), np.ones(len(x), np.float32)
+        whole = stream.copy()
+        place: Places = np.arange(len(x))
         for layer in range(self.net.layers):
             stream, size, place = self._layer(w, layer, stream, size, place, whole)
         if self.net.head == "first":
@@ -216,34 +218,35 @@ class Reference:
         return rows if self.net.head == "tokens" else rows.mean(0)
 
     def _layer(
-        self, w: Mapping[str, Floats], layer: int, stream: Floats, size: Floats, place: Array, whole: Floats
-    ) -> tuple[Floats, Floats, Array]:
+        self, w: Mapping[str, Floats], layer: int, stream: Floats, size: Floats, place: Places, whole: Floats
+    ) -> tuple[Floats, Floats, Places]:
         source = stream if self.net.post_norm else _norm(stream, w[f"n{layer}"])
         q, k, v = (_heads(source @ w[f"w{name}{layer}"] + w[f"b{name}{layer}"]) for name in "qkv")
         scores = SCALE * q @ k.transpose(0, 2, 1)
         if self.net.biased:
             scores = scores + w["table"][0][:, place][:, :, place]
-        shares = softmax(scores + np.log(size), axis=-1)
+        shares = np.asarray(softmax(scores + np.log(size), axis=-1), np.float32)
         joined = (shares @ v).transpose(1, 0, 2).reshape(len(stream), WIDTH)
-        x = stream + joined @ w[f"wo{layer}"] + w[f"bo{layer}"]
+        x = np.asarray(stream + joined @ w[f"wo{layer}"] + w[f"bo{layer}"], np.float32)
         if self.net.post_norm:
             x = _norm(x, w[f"n{layer}"])
         if layer in self.settings:
             x, size, place = self._fewer(self.settings[layer], x, size, place, whole, (shares, k, v))
         inside = x if self.net.post_norm else _norm(x, w[f"m{layer}"])
         hidden = inside @ w[f"wf{layer}"]
-        y = x + (0.5 * hidden * (1 + erf(hidden / np.sqrt(2)))) @ w[f"wg{layer}"]
-        return (_norm(y, w[f"m{layer}"]) if self.net.post_norm else y).astype(np.float32), size, place
+        active = 0.5 * hidden * (1 + erf(hidden / np.sqrt(2)))
+        y = np.asarray(x + active @ w[f"wg{layer}"], np.float32)
+        return (_norm(y, w[f"m{layer}"]) if self.net.post_norm else y), size, place
 
     def _fewer(
         self,
         setting: str,
         x: Floats,
         size: Floats,
-        place: Array,
+        place: Places,
         whole: Floats,
         parts: tuple[Floats, Floats, Floats],
-    ) -> tuple[Floats, Floats, Array]:
+    ) -> tuple[Floats, Floats, Places]:
         shares, keys, values = parts
         rule, share = setting.split("-")
         if self.net.head == "first":

@@ -15,6 +15,13 @@ Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 
 
+def assert_close(found: Array, expected: Array, *, rtol: float, atol: float, what: str = "") -> None:
+    """Compare as floats."""
+    np.testing.assert_allclose(
+        found.astype(np.float64), expected.astype(np.float64), rtol=rtol, atol=atol, err_msg=what
+    )
+
+
 def run_node(
     name: str, inputs: Mapping[str, Array], outputs: Sequence[str], opset: int = 20
 ) -> dict[str, Array]:

@@ -16,6 +16,7 @@ from adapass.graph.check import check_structure
 from adapass.graph.text import clone
 from adapass.passes.tokens.prune_tokens import PruneTokens
 from tests.passes.tokens.nets import LONGEST, Net, Reference, Texts
+from tests.passes.tokens.reference import assert_close
 
 SETTINGS = ("keep-0.5", "keep-0.7", "keep-1", "merge-0.6", "mass-0.8", "bypass-0.5")
 BERT = Net()
@@ -71,7 +72,7 @@ def test_computes_what_numpy_does(net: Net, plan: dict[int, str]) -> None:
 
     for index in range(0, len(data), 3):
         found = session.run(dict(data.feeds(index)))["y"][0]
-        np.testing.assert_allclose(found, reference.run(data.tokens(index)), rtol=2e-4, atol=2e-5)
+        assert_close(found, reference.run(data.tokens(index)), rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("plan", [*PLANS, pytest.param({0: "bypass-0.5", 1: "bypass-0.5"}, id="bypassed")])
@@ -88,7 +89,7 @@ def test_samples_do_not_see_each_other_nor_padding(net: Net, plan: dict[int, str
     for row, index in enumerate(indices):
         alone = session.run(dict(data.feeds(index)))["y"][0]
         batched = together[row, : len(alone)] if net.head == "tokens" else together[row]
-        np.testing.assert_allclose(batched, alone, rtol=1e-4, atol=1e-5)
+        assert_close(batched, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -98,7 +99,7 @@ def test_keeping_everything_changes_nothing(net: Net) -> None:
 
     for index in (0, 1, 5):
         feed = dict(data.feeds(index))
-        np.testing.assert_allclose(after.run(feed)["y"], before.run(feed)["y"], rtol=1e-5, atol=1e-6)
+        assert_close(after.run(feed)["y"], before.run(feed)["y"], rtol=1e-5, atol=1e-6)
 
 
 def test_dimensions_stay_as_known_as_they_were() -> None:
@@ -151,7 +152,7 @@ def test_a_causal_mask_is_refused() -> None:
     mask = np.where(np.tri(9, dtype=np.bool_), 0, -1e9).astype(np.float32)
     table.const_value = ir.tensor(np.broadcast_to(mask, (1, 2, 9, 9)).copy(), name="table")
 
-    proposal = PruneTokens().propose(model, FactCache(model))
+    proposal = PruneTokens(settings=SETTINGS).propose(model, FactCache(model))
 
     assert {choice.site for choice in proposal.choices} == {"x2"}  # no attention behind it
     assert {r.reason for r in proposal.refusals} >= {

@@ -18,10 +18,11 @@ from adapass.lowering.branches import lower_to_if
 from adapass.lowering.masked import lower_to_masked
 from adapass.lowering.stages import lower_to_stages
 from adapass.lowering.wiring import run_stages
-from adapass.ops import DOMAIN, EXIT_INDEX, EXIT_THRESHOLDS
+from adapass.ops import DOMAIN, EXIT_INDEX, EXIT_THRESHOLDS, read_exits
 from adapass.passes.exits.insert_exits import InsertExits
 from adapass.passes.quantize.quantize_8bit import Quantize8bit
 from tests.passes.tokens.nets import LONGEST, Net, Texts
+from tests.passes.tokens.reference import assert_close
 from tests.passes.tokens.test_prune_tokens import pruned, samples
 
 Run = Callable[[dict[str, Array]], dict[str, Array]]
@@ -75,7 +76,7 @@ def test_every_lowering_computes_the_same(net: Net, plan: str) -> None:
     model, data = with_exits(net, plan), samples(net)
     feeds = dict(data.batch(range(12)))
     whole = Session(model, outputs=[*_confidences(model)]).run(feeds)
-    half = np.array([np.median(array) for array in whole.values()], np.float32)
+    half = np.array([np.median(array.astype(np.float64)) for array in whole.values()], np.float32)
     ways = runners(model)
 
     for thresholds in (np.full_like(half, np.inf), half, np.full_like(half, -1.0)):
@@ -85,12 +86,10 @@ def test_every_lowering_computes_the_same(net: Net, plan: str) -> None:
         for name, run in ways.items():
             found = run(given)
             np.testing.assert_array_equal(found[EXIT_INDEX], expected[EXIT_INDEX], err_msg=name)
-            np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5, err_msg=name)
+            assert_close(found["y"], expected["y"], rtol=1e-4, atol=1e-5, what=name)
 
 
 def _confidences(model: ir.Model) -> list[str]:
-    from adapass.ops import read_exits
-
     return [found.confidence.name or "" for found in read_exits(model)]
 
 
@@ -103,7 +102,7 @@ def test_heads_of_exits_ignore_padding(plan: str) -> None:
 
     for index in range(11):
         for name, alone in session.run(dict(data.feeds(index))).items():
-            np.testing.assert_allclose(together[name][index], alone[0], rtol=1e-4, atol=1e-5)
+            assert_close(together[name][index], alone[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("plan", list(PLANS))
@@ -131,7 +130,8 @@ def test_8_bits_find_their_sites(net: Net) -> None:
     step.fit(model, samples(net))
 
     feed = dict(samples(net).batch(range(6)))
-    found, expected = Session(model).run(feed)["y"], reference.run(feed)["y"]
+    found = Session(model).run(feed)["y"].astype(np.float64)
+    expected = reference.run(feed)["y"].astype(np.float64)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9
 
 
