@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from adapass.twin.twin import Twin
 
 Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 POWER = 0.25
 """Contributions are told by their fourth roots: they differ by factors of a million."""
 DRAWS = 2
@@ -155,7 +156,7 @@ def _direction(shape: tuple[int, ...], random: np.random.Generator) -> Doubles:
     return drawn - drawn.mean(axis=-1, keepdims=True) if is_classes else drawn
 
 
-def real_rows(selection: Selection, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+def real_rows(selection: Selection, shape: tuple[int, ...]) -> Flags:
     """[samples, T]: which tokens of a stream count."""
     count = len(selection.indices)
     mask = selection.mask
@@ -200,9 +201,10 @@ def _fit(model: ir.Model, samples: Samples, count: int, damping: float) -> Mappi
     for found in slopes(probe, batches):
         for row in probe.rows:
             stream, contribution = found.streams[row.site], found.contributions[row.site]
-            counts = real_rows(found.selection, stream.shape)
+            counts: Flags = real_rows(found.selection, stream.shape)
             if row.first_is_read:
-                counts = counts & (np.arange(stream.shape[1]) > 0)
+                counts = counts.copy()
+                counts[:, 0] = False
             seen[row.site] += int(counts.sum())
             sums[row.site].add(stream[counts], contribution[counts][:, None] ** POWER)
     return {
@@ -215,6 +217,8 @@ def _fit(model: ir.Model, samples: Samples, count: int, damping: float) -> Mappi
 
 def _ridge(moments: CrossMoments, damping: float) -> Doubles:
     """Weights of the score of least squares, of columns brought to one size."""
+    from scipy.linalg import cho_factor, cho_solve
+
     x, rows = moments.x, moments.x.rows
     mean, mean_y = x.total / rows, moments.total / rows
     gram = x.gram / rows - np.outer(mean, mean)
@@ -222,4 +226,4 @@ def _ridge(moments: CrossMoments, damping: float) -> Doubles:
     size = np.sqrt(np.maximum(np.diag(gram), 0.0))
     size = np.where(size > 1e-6 * max(float(size.max(initial=0.0)), 1e-30), size, np.inf)
     scaled = gram / np.outer(size, size) + damping * np.eye(len(gram))
-    return np.linalg.solve(scaled, cross / size) / size
+    return np.asarray(cho_solve(cho_factor(scaled), cross / size), np.float64) / size

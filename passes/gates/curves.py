@@ -189,7 +189,7 @@ class _Runner:
             for site in live
             for flags, ok in zip(live[site], self.real[site], strict=True)
         )
-        return Point(1.0 - kept / real, damage_of(self.reference, result), _agreement(self.reference, result))
+        return Point(1.0 - kept / real, damage_of(self.reference, result), agreement(self.reference, result))
 
     def _feeds(self, feeds: Feeds, selection: Selection, live: Mapping[str, Flags]) -> dict[str, Array]:
         given = {**feed_names(self.probe.model, feeds), **_whole(self.probe.rows)}
@@ -238,7 +238,9 @@ def _joined(results: Iterator[Array] | Sequence[Array]) -> Array:
     return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
 
 
-def _agreement(reference: Array, result: Array) -> float | None:
+def agreement(reference: Array, result: Array) -> float | None:
+    """Share of the samples with the class they had; ``None`` without classes."""
     if reference.ndim != 2 or reference.shape[1] < 2:
         return None
-    return float(np.mean(reference.argmax(axis=1) == result.argmax(axis=1)))
+    before, after = (np.asarray(each.argmax(axis=1), np.int64) for each in (reference, result))
+    return int((before == after).sum()) / len(before)

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.budgeted import Array, Feeds
 from adapass.graph.text import parse
 
+Floats = npt.NDArray[np.float32]
+
 WIDTH = 8
 LONGEST = 7
 
 
-def weight(seed: int, *shape: int, scale: float = 1.0) -> Array:
+def weight(seed: int, *shape: int, scale: float = 1.0) -> Floats:
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 

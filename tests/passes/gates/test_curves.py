@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from adapass.execution import Session
@@ -14,6 +15,7 @@ from adapass.passes.gates.curves import Curve, Sign, skipping_curves
 from adapass.passes.prune.remove_unread_positions import RemoveUnreadPositions
 from tests.passes.gates.nets import LONGEST, Texts, transformer
 
+Doubles = npt.NDArray[np.float64]
 TEXTS = Texts()
 STEP = 1e-2
 
@@ -66,8 +68,8 @@ def test_scores_are_fitted_once() -> None:
 def test_the_fourth_root_of_contributions_is_fitted() -> None:
     model = transformer(head="mean", layers=1)
     probe = Probe.of(model, FactCache(model))
-    xs: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
-    ys: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
+    xs: list[Doubles] = []
+    ys: list[Doubles] = []
     batches = Batches.of(model, TEXTS, size=16, count=30)
     for found in slopes(probe, batches):
         xs.append(found.streams["ffn1_2_p"].reshape(-1, 8))
@@ -75,10 +77,10 @@ def test_the_fourth_root_of_contributions_is_fitted() -> None:
     x, y = np.concatenate(xs), np.concatenate(ys) ** 0.25
     z = (x - x.mean(0)) / x.std(0)
 
-    expected = np.linalg.solve(z.T @ z / len(z) + 0.1 * np.eye(8), z.T @ (y - y.mean()) / len(z)) / x.std(0)
+    weights = fitted_scores(model, TEXTS, count=30, damping=0.1)["ffn1_2_p"] * x.std(0)
 
-    weights = fitted_scores(model, TEXTS, count=30, damping=0.1)["ffn1_2_p"]
-    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    pulled = (z.T @ z) @ weights / len(z) + 0.1 * weights
+    np.testing.assert_allclose(pulled, z.T @ (y - y.mean()) / len(z), rtol=1e-6, atol=1e-9)
 
 
 def curve(found: tuple[Curve, ...], sign: Sign, site: str | None) -> Curve:

@@ -21,6 +21,7 @@ from adapass.passes.gates.skip_feed_forward import SkipFeedForward
 from adapass.passes.prune.remove_unread_positions import RemoveUnreadPositions
 from tests.passes.gates.nets import LONGEST, Texts, transformer
 
+Flags = npt.NDArray[np.bool_]
 TEXTS = Texts()
 SITES = ("ffn1_2_p", "ffn2_2_p")
 
@@ -76,13 +77,21 @@ def run(model: ir.Model, feeds: Feeds, *names: str) -> dict[str, Array]:
     return Session(model, outputs=names or ["y"]).run(given)
 
 
-def counted(feeds: Feeds) -> npt.NDArray[np.bool_]:
+def counted(feeds: Feeds) -> Flags:
     return np.asarray(feeds["mask"], np.bool_)
 
 
 def assert_close(a: Array, b: Array) -> None:
     assert a.shape == b.shape
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+    np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=1e-4, atol=2e-4)
+
+
+def flags(array: Array) -> Flags:
+    return array.astype(np.bool_)
+
+
+def distance(a: Array, b: Array) -> float:
+    return float(np.square(a.astype(np.float64) - b.astype(np.float64)).mean())
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,7 @@ def test_computes_what_masking_would(
     feeds, names = TEXTS.batch(range(2 * LONGEST)), live_names(fitted)
 
     found = run(fitted, feeds, "y", *names.values())
-    lives = {f"live_{site}": found[name][..., None] for site, name in names.items()}
+    lives = {f"live_{site}": flags(found[name])[..., None] for site, name in names.items()}
     expected = run(masked(model, fitted), {**feeds, **lives})["y"]
 
     assert 0 < sum(int(live.sum()) for live in lives.values()) < len(names) * counted(feeds).sum()
@@ -213,7 +222,7 @@ def test_a_fixed_length_without_a_mask() -> None:
     feeds = data.batch(range(6))
 
     found = run(fitted, feeds, "y", *names.values())
-    lives = {f"live_{site}": found[name][..., None] for site, name in names.items()}
+    lives = {f"live_{site}": flags(found[name])[..., None] for site, name in names.items()}
 
     assert_close(found["y"], run(masked(model, fitted), {**feeds, **lives})["y"])
     assert 0 < sum(int(live.sum()) for live in lives.values()) < 2 * 6 * 5
@@ -247,10 +256,12 @@ def test_learned_scores_do_less_damage_than_their_opposite() -> None:
     names = live_names(fitted)
     reference = run(model, feeds)["y"]
     found = run(fitted, feeds, "y", *names.values())
-    others = {f"live_{site}": (counted(feeds) & ~found[name])[..., None] for site, name in names.items()}
+    others = {
+        f"live_{site}": (counted(feeds) & ~flags(found[name]))[..., None] for site, name in names.items()
+    }
 
-    damage = np.square(found["y"] - reference).mean()
-    opposite = np.square(run(masked(model, fitted), {**feeds, **others})["y"] - reference).mean()
+    damage = distance(found["y"], reference)
+    opposite = distance(run(masked(model, fitted), {**feeds, **others})["y"], reference)
 
     assert damage < 0.8 * opposite
 
@@ -264,7 +275,8 @@ def test_tells_what_is_left_and_what_it_excludes() -> None:
     assert len(choices) == 2 * len(step.settings)
     assert choice.excludes == {("remove-blocks", "ffn1_2_p"), ("remove-blocks", "ffn1_n")}
     left = step.remaining(model, FactCache(model), choice, TEXTS)
-    assert left == {"ffn1_1_p": pytest.approx(0.25), "ffn1_2_p": pytest.approx(0.25)}
+    assert left is not None
+    assert dict(left) == {"ffn1_1_p": 0.25, "ffn1_2_p": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -301,7 +313,7 @@ def test_refuses_what_is_left_of_one_position() -> None:
 
 
 def test_learned_scores_are_not_offered_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(module, "find_spec", {"numpy": object()}.get)
     model = transformer()
 
     assert not SkipFeedForward().propose(model, FactCache(model)).choices
