@@ -42,6 +42,8 @@ PRODUCTS: Final = frozenset(
 EVENTS: Final = 100_000
 """Entries of one profile; the runtime drops those beyond a million without a word."""
 SUFFIX: Final = "_kernel_time"
+Ran = tuple[str, tuple[list[Shape | None], list[Shape | None]]]
+"""A node by its name, and the shapes of its inputs and outputs."""
 NO_KNOBS: Final[Mapping[str, Array]] = MappingProxyType({})
 
 
@@ -104,7 +106,7 @@ def counted_work(
         save_model(lowered, file)
         for at in range(0, len(groups), runs):
             feeds = [{**samples.batch(group), **knobs} for group in groups[at : at + runs]]
-            for name, shapes in _profile(file, feeds):
+            for name, shapes in profile(file, feeds):
                 if name in products:
                     node = products[name]
                     totals[_result(node)] += flops_of(node, *shapes) // 2
@@ -130,10 +132,13 @@ def _result(node: ir.Node) -> str:
     return node.outputs[0].name or ""
 
 
-def _profile(
-    file: Path, feeds: Sequence[Mapping[str, Array]]
-) -> Iterator[tuple[str, tuple[list[Shape | None], list[Shape | None]]]]:
-    """Name, and shapes of inputs and outputs, of every node that ran for ``feeds``."""
+def profile(file: Path, feeds: Sequence[Mapping[str, Array]]) -> Iterator[Ran]:
+    """Every node of the model in ``file`` that ran for ``feeds``.
+
+    Raises:
+        VerificationError: the runtime does not take the model or a feed, or lost a part of its profile.
+
+    """
     options = ort.SessionOptions()
     options.enable_profiling = True
     options.profile_file_prefix = str(file.with_name("profile"))

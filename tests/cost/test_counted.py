@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import pytest
 
 from adapass.analyses.work import flops_of
 from adapass.budgeted import Array, Feeds
+from adapass.cost import counted
 from adapass.cost.counted import CountedWork, counted_work
 from adapass.errors import DataError, VerificationError
 from adapass.graph.text import parse
@@ -121,10 +123,19 @@ def test_rows_are_counted_as_they_are_and_there_may_be_none() -> None:
 def test_a_long_run_is_counted_in_parts(exits: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).random((9, 4)).astype(np.float32)
     at_once = counted_work(exits, Rows(x))
+    profiled: list[int] = []
+    whole = counted.profile
 
-    monkeypatch.setattr("adapass.cost.counted.EVENTS", 40)
+    def watched(file: Path, feeds: Sequence[Feeds]) -> Iterator[counted.Ran]:
+        profiled.append(len(feeds))
+        return whole(file, feeds)
+
+    monkeypatch.setattr(counted, "EVENTS", 60)
+    monkeypatch.setattr(counted, "profile", watched)
 
     assert counted_work(exits, Rows(x)) == at_once
+    assert sum(profiled) == 9
+    assert len(profiled) > 1
 
 
 def test_what_deciding_costs_is_told_apart() -> None:

@@ -118,6 +118,22 @@ def test_g_search_takes_the_step_with_the_least_loss_for_its_work() -> None:
     assert [judged.plan for judged in found] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2)]
 
 
+def test_g_search_takes_no_step_that_saves_nothing_or_loses_too_much() -> None:
+    """At ``a`` the second step saves nothing more; every step at ``b`` loses too much."""
+    works: dict[Plan, float] = {(0, 0): 1.0, (1, 0): 0.7, (2, 0): 0.7, (0, 1): 0.5, (1, 1): 0.4, (2, 1): 0.4}
+    measured: list[Plan] = []
+
+    def loss(plan: Plan) -> float:
+        measured.append(plan)
+        return 0.01 * plan[0] + 0.2 * plan[1]
+
+    offered = [Choice("f", "a", "keep-0.7"), Choice("f", "a", "keep-0.5"), Choice("f", "b", "keep-0.5")]
+    found = ScheduleSearch(max_loss=0.1).run(ladders_of(offered), Measure(loss, works.__getitem__))
+
+    assert measured == [(0, 0), (1, 0), (0, 1)]
+    assert [judged.plan for judged in found] == [(0, 0), (1, 0)]
+
+
 def test_lazy_measures_less_and_finds_the_same_where_steps_do_not_become_better() -> None:
     lazy, eager = Layers(sites=6), Layers(sites=6)
 
