@@ -67,7 +67,9 @@ def accept_stages(parts: Sequence[Part], wiring: Wiring, model: ir.Model, *, see
         assert limits.shape is not None
         never = np.full(limits.shape.numpy(), np.inf, np.float32)
         given = {**feeds, EXIT_THRESHOLDS: never}
-        batch = next((given[name].shape[axis] for name, axis in wiring.batch_axes.items() if name in given), 1)
+        batch = next(
+            (given[name].shape[axis] for name, axis in wiring.batch_axes.items() if name in given), 1
+        )
         run_stages(wiring, checks, given, batch)
 
 
@@ -133,4 +135,3 @@ def _difference(expected: Array, found: Array) -> float:
         return 0.0
     size = max(float(np.abs(a[finite]).max()), 1e-30)
     return float(np.abs(a[finite] - b[finite]).max()) / size
-

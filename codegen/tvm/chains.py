@@ -7,7 +7,8 @@ The kernel is emitted where the last operator of the chain was, so everything it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -50,7 +51,7 @@ class Chain:
         return self.steps[-1].node if self.steps else self.root
 
 
-def constant_values(graph: ir.Graph, outer: Set[ir.Value]) -> frozenset[ir.Value]:
+def constant_values(graph: ir.Graph, outer: AbstractSet[ir.Value]) -> frozenset[ir.Value]:
     """Values that do not depend on an input."""
     found = set(outer)
     found |= {value for value in graph.initializers.values() if not value.is_graph_input()}
@@ -61,7 +62,7 @@ def constant_values(graph: ir.Graph, outer: Set[ir.Value]) -> frozenset[ir.Value
     return frozenset(found)
 
 
-def chains(graph: ir.Graph, constants: Set[ir.Value]) -> dict[ir.Node, Chain]:
+def chains(graph: ir.Graph, constants: AbstractSet[ir.Value]) -> dict[ir.Node, Chain]:
     """All chains, by their last node. No node is in two."""
     found: dict[ir.Node, Chain] = {}
     taken: set[ir.Node] = set()
@@ -69,20 +70,33 @@ def chains(graph: ir.Graph, constants: Set[ir.Value]) -> dict[ir.Node, Chain]:
         if node.op_type not in ROOTS or node.domain or not _weighted(node, constants):
             continue
         steps: list[Step] = []
-        while (step := _next(steps[-1].node if steps else node, node, constants, taken)) is not None:
+        curved = False
+        while True:
+            last = steps[-1].node if steps else node
+            step = _next(last, node, constants, taken, curved=curved)
+            if step is None:
+                break
             steps.append(step)
             taken.add(step.node)
+            curved = curved or not (step.ending.reads or step.ending is Ending.RELU)
         chain = Chain(node, tuple(steps))
         found[chain.last] = chain
     return found
 
 
-def _weighted(node: ir.Node, constants: Set[ir.Value]) -> bool:
+def _weighted(node: ir.Node, constants: AbstractSet[ir.Value]) -> bool:
     weight = node.inputs[1]
     return weight in constants and node.outputs[0].dtype is ir.DataType.FLOAT
 
 
-def _next(node: ir.Node, root: ir.Node, constants: Set[ir.Value], taken: Set[ir.Node]) -> Step | None:
+def _next(
+    node: ir.Node,
+    root: ir.Node,
+    constants: AbstractSet[ir.Value],
+    taken: AbstractSet[ir.Node],
+    *,
+    curved: bool,
+) -> Step | None:
     value = node.outputs[0]
     uses = list(value.uses())
     if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not node.graph:
@@ -90,6 +104,8 @@ def _next(node: ir.Node, root: ir.Node, constants: Set[ir.Value], taken: Set[ir.
     reader = uses[0].node
     if reader in taken or reader.domain or reader.outputs[0].dtype is not ir.DataType.FLOAT:
         return None
+    if reader.op_type in ("Gelu", *_ACTIVATIONS) and reader.op_type != "Relu" and curved:
+        return None  # nested, each would be computed once for every use in the next
     if reader.op_type in _ACTIVATIONS:
         return Step(_ACTIVATIONS[reader.op_type], None, reader)
     if reader.op_type == "Gelu":

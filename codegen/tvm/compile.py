@@ -13,6 +13,8 @@ from adapass.codegen.tvm.schedule import refuse_unscheduled, schedule
 from adapass.errors import ModelError, UsageError
 from adapass.target import Target
 
+_OPAQUE = 8
+
 
 def machine(target: Target) -> Any:
     """TVM's description of the processor, from the file of the target or else from its instructions."""
@@ -39,9 +41,8 @@ def compiled(imported: Imported, target: Target) -> Any:
     tvm, relax = compiler(), compiler("tvm.relax")
     passes = relax.transform
     described = machine(target)
+    legal = [relax.backend.DispatchSortScan(), passes.LegalizeOps()]
     fuse = [
-        relax.backend.DispatchSortScan(),
-        passes.LegalizeOps(),
         passes.AnnotateTIROpPattern(),
         passes.ConvertToDataflow(),
         passes.FoldConstant(),
@@ -65,7 +66,8 @@ def compiled(imported: Imported, target: Target) -> Any:
     try:
         with warnings.catch_warnings(), described:
             warnings.simplefilter("ignore")
-            fused = tvm.transform.Sequential(fuse)(imported.module)
+            simple = _sizes_apart(tvm.transform.Sequential(legal)(imported.module))
+            fused = tvm.transform.Sequential(fuse)(simple)
             ready = schedule(fused, vectors_of(target).lanes)
             refuse_unscheduled(ready)
             lowered = tvm.transform.Sequential(lower)(ready)
@@ -75,6 +77,17 @@ def compiled(imported: Imported, target: Target) -> Any:
     except Exception as error:  # TVM has no public base class for its errors
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"TVM does not compile the model: {lines[-1] if lines else error}") from error
+
+
+def _sizes_apart(module: Any) -> Any:
+    """Keep functions that take a size as a number out of fusion, which loses track of where it is known."""
+    function_type, number = compiler("tvm.tirx").PrimFunc, compiler("tvm.ir.type").PrimType
+    for variable, function in list(module.functions.items()):
+        if not isinstance(function, function_type):
+            continue
+        if any(isinstance(each.ty, number) for each in function.params):
+            module.update_func(variable, function.with_attr("op_pattern", _OPAQUE))
+    return module
 
 
 def write_library(executable: Any, file: Path) -> None:

@@ -7,7 +7,8 @@ budget). A build is
     model.so                    lowering none, if, masked
     stage_K.so, stages.json     lowering staged
 
-A library runs with TVM's runtime alone. It is machine code: see ``adapass.codegen.tvm.trust``.
+A library runs with TVM's runtime alone. It is machine code: see ``adapass.codegen.tvm.trust``. Builds of
+equal models compute the same, but LLVM may order a few instructions in another way: the bytes may differ.
 """
 
 from __future__ import annotations
@@ -158,9 +159,7 @@ def _stages(models: Sequence[ir.Model], target: Target, folder: Path) -> list[_B
     return built
 
 
-def _build(
-    model: ir.Model, target: Target, file: Path, sizes: Mapping[str, tuple[int | str, ...]]
-) -> _Built:
+def _build(model: ir.Model, target: Target, file: Path, sizes: Mapping[str, tuple[int | str, ...]]) -> _Built:
     """Import, compile and write one model; ``sizes``: inputs that hold sizes."""
     imported = import_model(model, vectors_of(target), sizes)
     write_library(compiled(imported, target), file)

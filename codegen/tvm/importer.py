@@ -1,4 +1,4 @@
-"""From a model of standard operators to a module of Relax: what adapass converts itself, then TVM's converters.
+"""From a model of standard operators to a module of Relax: own conversions first, then those of TVM.
 
 Branches of ``If`` become private functions that are called inside the branch. (TVM's own importer puts the
 operators of both branches in front of the ``If``, so that nothing is saved.)
@@ -7,17 +7,16 @@ operators of both branches in front of the ``If``, so that nothing is saved.)
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from adapass.budgeted import Array
 from adapass.codegen.tvm.chains import Chain, chains, constant_values
+from adapass.codegen.tvm.constants import folded_outputs
 from adapass.codegen.tvm.foreign import convert as convert_foreign
 from adapass.codegen.tvm.indices import fault, must_equal
 from adapass.codegen.tvm.kernels.kernel import Kernel, Vectors
@@ -28,10 +27,6 @@ from adapass.codegen.tvm.scope import Scope, Shared, Whole, dtype_of, shape_of, 
 from adapass.codegen.tvm.whole import follow
 from adapass.errors import ModelError
 from adapass.graph.shapes import infer_shapes
-
-MAX_FOLDED = 1 << 26
-"""Entries of a constant that is computed while importing."""
-_NEVER_FOLDED = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +133,9 @@ class _Graph:
         self.scope, self.graph, self.opset = scope, graph, opset
         self.constants = constant_values(graph, outer_constants)
         self.chains = chains(graph, self.constants)
-        self.held = {
-            step.node: chain for chain in self.chains.values() for step in chain.steps
-        } | {chain.root: chain for chain in self.chains.values()}
+        self.held = {step.node: chain for chain in self.chains.values() for step in chain.steps} | {
+            chain.root: chain for chain in self.chains.values()
+        }
 
     def run(self) -> None:
         for value in self.graph.initializers.values():
@@ -172,7 +167,7 @@ class _Graph:
         if node.op_type == "If":
             self._branch(node)
             return
-        if (folded := self._folded(node)) is not None:
+        if (folded := folded_outputs(self.scope, node, self.opset)) is not None:
             for value, array in zip(node.outputs, folded, strict=False):
                 self.scope.values[value] = array
             return
@@ -205,21 +200,6 @@ class _Graph:
             said = lines[-1] if lines else type(error).__name__
             raise ModelError(f"TVM does not take {_named(node)}: {said}") from error
 
-    def _folded(self, node: ir.Node) -> Sequence[Array] | None:
-        """The results of a node of constants; shapes are followed by number instead."""
-        if node.op_type in _NEVER_FOLDED:
-            return None
-        given = [None if value is None else self.scope.constant(value) for value in node.inputs]
-        if any(g is None and v is not None for g, v in zip(given, node.inputs, strict=True)):
-            return None
-        if node.op_type != "Constant" and not any(g is not None for g in given):
-            return None
-        for value in node.outputs:
-            sizes = None if value.shape is None else [d for d in value.shape if isinstance(d, int)]
-            if sizes is None or len(sizes) != len(value.shape or ()) or np.prod(sizes) > MAX_FOLDED:
-                return None
-        return _evaluated(node, given, self.opset)
-
     def _branch(self, node: ir.Node) -> None:
         relax = compiler("tvm.relax")
         scope = self.scope
@@ -247,9 +227,7 @@ class _Graph:
         if value.shape is None:
             return None
         dims = self.scope.dims
-        shape = [
-            dim if isinstance(dim, int) else dims.get(dim.value or "", None) for dim in value.shape
-        ]
+        shape = [dim if isinstance(dim, int) else dims.get(dim.value or "", None) for dim in value.shape]
         fresh = [
             compiler("tvm.tirx").Var(f"j{len(dims)}_{axis}", "int64") if dim is None else dim
             for axis, dim in enumerate(shape)
@@ -290,9 +268,7 @@ class _Graph:
             branch = _Graph(inner, graph, self.opset, outer)
             branch.run()
             outputs = [branch.output(value) for value in graph.outputs]
-            made = shared.builder.emit_func_output(
-                inner.emit(relax.Tuple([*outputs, fault(inner)]))
-            )
+            made = shared.builder.emit_func_output(inner.emit(relax.Tuple([*outputs, fault(inner)])))
         return relax.Call(made, [*(found for _, found in tensors), relax.ShapeExpr(dims)])
 
 
@@ -314,25 +290,6 @@ def _outside(graph: ir.Graph) -> list[ir.Value]:
         found.update({value: None for value in node.inputs if value is not None and value not in own})
     found.update({value: None for value in graph.outputs if value not in own})
     return list(found)
-
-
-def _evaluated(node: ir.Node, given: Sequence[Array | None], opset: int) -> Sequence[Array] | None:
-    if node.op_type == "Constant" and (tensor := node.attributes.get("value")) is not None:
-        return [np.asarray(tensor.as_tensor().numpy())]
-    proto: onnx.NodeProto = ir.to_proto(node)
-    pairs = zip(proto.input, given, strict=True)
-    feeds = {name: array for name, array in pairs if array is not None}
-    types = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in feeds.items()
-    ]
-    results = [onnx.ValueInfoProto(name=name) for name in proto.output]
-    graph = onnx.helper.make_graph([proto], "constant", types, results)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    try:
-        return [np.asarray(each) for each in ReferenceEvaluator(model).run(None, feeds)]
-    except Exception:  # what the evaluator of ONNX cannot do is left to the run
-        return None
 
 
 def _array(value: ir.Value) -> Array:

@@ -69,7 +69,9 @@ def guarded(scope: Scope, node: ir.Node, index: Any, sizes: list[Expr]) -> Any:
             return te.max(tirx.Select(wrong, tirx.const(site, "int32"), tirx.const(0, "int32")), axis=axes)
 
         if not axes:
-            return te.compute((1,), lambda _: tirx.Select(_out(data(), limit((), sizes)), site, 0), name="outside")
+            return te.compute(
+                (1,), lambda _: tirx.Select(_out(data(), limit((), sizes)), site, 0), name="outside"
+            )
         return te.compute((1,), entry, name="outside")
 
     def _out(place: Any, size: Any) -> Any:
@@ -103,13 +105,17 @@ def cut(scope: Scope, node: ir.Node, x: Any, cuts: Mapping[int, tuple[Expr, Expr
 
         return te.compute(tuple(shape), entry, name="cut")
 
-    if doubtful := [(last, sizes[axis]) for axis, (_, last, _) in cuts.items() if not equal(last, sizes[axis])]:
+    if doubtful := [
+        (last, sizes[axis]) for axis, (_, last, _) in cuts.items() if not equal(last, sizes[axis])
+    ]:
         scope.shared.sites.append(f"{node.op_type} '{node.outputs[0].name}'")
         site = tirx.const(len(scope.shared.sites), "int32")
 
         def behind(lasts: Sequence[Expr], ends: Sequence[Expr]) -> Any:
             beyond = tirx.any(*(wrapped(a) > wrapped(b) for a, b in zip(lasts, ends, strict=True)))
-            return te.compute((1,), lambda _: tirx.Select(beyond, site, tirx.const(0, "int32")), name="behind")
+            return te.compute(
+                (1,), lambda _: tirx.Select(beyond, site, tirx.const(0, "int32")), name="behind"
+            )
 
         scope.faults.append(scope.te(behind, *map(list, zip(*doubtful, strict=True))))
     firsts, lasts = [first for first, _, _ in cuts.values()], [last for _, last, _ in cuts.values()]
@@ -162,10 +168,12 @@ def compacted(scope: Scope, mask: Any, node: ir.Node) -> Any:
     places, count = scope.emit(both[0]), scope.emit(both[1])
     live = compiler("tvm.tirx").Var(f"live{len(scope.dims)}", "int64")
     scope.dims[live.name] = live
-    bound = scope.emit(relax.op.tensor_to_shape(count))
-    scope.builder.match_cast(bound, relax.ShapeType([live]))
-    sliced = scope.emit(relax.op.strided_slice(places, [0], [0], [live], assume_inbound=True))
-    return scope.reshape(sliced, (1, live))
+    # One value carries both the entries and their count: with the count matched apart, passes of TVM
+    # moved its readers in front of it.
+    zero, one = relax.const([0], "int64"), relax.const([1], "int64")
+    held = scope.emit(relax.op.dynamic_strided_slice(places, zero, count, one))
+    found = scope.builder.match_cast(held, relax.TensorType([live], "int64"))
+    return scope.reshape(found, (1, live))
 
 
 def _unused(*arrays: Floats) -> Floats:

@@ -191,7 +191,7 @@ def _slice(scope: Scope, node: ir.Node) -> Any | None:
     steps = rest[1] if len(rest) > 1 and rest[1] is not None else [1] * len(starts)
     if any(not isinstance(step, int) or step < 1 for step in steps):
         return None
-    axes = [axis % len(sizes) for axis in axes]
+    axes = [int(axis) % len(sizes) for axis in axes]
     first = [_place(start, sizes[axis]) for start, axis in zip(starts, axes, strict=True)]
     last = [_place(end, sizes[axis]) for end, axis in zip(ends, axes, strict=True)]
     if any(each is None for each in (*first, *last)):
@@ -217,7 +217,7 @@ def _gather(scope: Scope, node: ir.Node) -> Any:
     assert where is not None
     axis = int(attribute(node, "axis", 0))
     sizes = shape_of(x)
-    axis %= len(sizes)
+    axis = axis % len(sizes)
     index = checked(scope, node, where, sizes[axis])
     te = compiler("tvm.te")
     rank = len(shape_of(index))
@@ -253,7 +253,7 @@ def _unary(name: str) -> Convert:
         def compute(data: Any) -> Any:
             return te.compute(data.shape, lambda *at: rule(data(*at)), name=chosen)
 
-        return scope.te(compute, x)
+        return scope.te(compute, x) if chosen == "relu" else scope.te_apart(compute, x)
 
     return convert
 

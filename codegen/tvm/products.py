@@ -23,8 +23,6 @@ from adapass.codegen.tvm.scope import (
     shape_of,
 )
 
-MAX_CHANNELS = 1 << 16
-
 
 def convert_chain(scope: Scope, chain: Chain) -> Any | None:
     """The result of the last operator of ``chain``; ``None`` where no kernel fits and nothing was emitted."""
@@ -49,7 +47,7 @@ def _multiplied(scope: Scope, chain: Chain, weight: Array) -> Any | None:
     x = scope.tensor(_first(root))
     if dtype_of(x) != "float32" or not shape_of(x):
         return None
-    plain = np.asarray((weight.T if turned else weight) * np.float32(alpha), np.float32)
+    plain = np.asarray(weight.T if turned else weight, np.float32) * np.float32(alpha)
     (k, n), sizes = plain.shape, shape_of(x)
     width = product.panel_columns(n, scope.shared.vectors)
     stored = _stored(scope, name, f"{turned} {alpha} {width}", lambda: product.packed(plain, width))
@@ -77,13 +75,13 @@ def _gemm_bias(scope: Scope, root: ir.Node) -> Array | None:
     bias = scope.constant(given)
     if bias is None or bias.dtype != np.float32 or any(size != 1 for size in bias.shape[:-1]):
         return _NO_KERNEL
-    return np.asarray(bias.reshape(-1) * np.float32(attribute(root, "beta", 1.0)), np.float32)
+    return np.asarray(bias.reshape(-1), np.float32) * np.float32(attribute(root, "beta", 1.0))
 
 
 def _endings(
     scope: Scope, steps: Sequence[Step], bias: Array | None, columns: int
 ) -> tuple[tuple[Ending, ...], list[tuple[Any, bool]]]:
-    """What ends the kernel, and what that reads: expressions, and whether they have the shape of the result."""
+    """What ends the kernel, and what that reads: expressions, and whether each is as large as the result."""
     endings: list[Ending] = []
     extras: list[tuple[Any, bool]] = []
     if bias is not None:

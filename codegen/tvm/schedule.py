@@ -121,7 +121,9 @@ def _inline(plan: Any, root: Any) -> None:
     errors = compiler("tvm.s_tir").ScheduleError
     for inline in (plan.compute_inline, plan.reverse_compute_inline):
         for block in plan.get_child_blocks(root):
-            if not _kinds(plan, block) <= {"S"} or (inline == plan.reverse_compute_inline and _after_sum(plan, block)):
+            if not _kinds(plan, block) <= {"S"} or (
+                inline == plan.reverse_compute_inline and _after_sum(plan, block)
+            ):
                 continue
             try:
                 inline(block)

@@ -21,7 +21,7 @@ from adapass.codegen.tvm.kernels.maths import Expr
 from adapass.codegen.tvm.library import compiler
 from adapass.errors import ModelError
 
-Objects: TypeAlias = npt.NDArray[np.object_]
+Objects: TypeAlias = npt.NDArray[Any]
 MAX_WHOLE: Final = 1024
 """Numbers that are followed one by one; longer tensors are data, no shapes."""
 
@@ -112,6 +112,10 @@ class Scope:
     def te(self, compute: Callable[..., Any], *arguments: Any) -> Any:
         return self.builder.emit_te(compute, *arguments)
 
+    def te_apart(self, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """The same, kept out of fusion: a long expression would be copied once for each use of its argument."""
+        return self.builder.emit_te(compute, *arguments, primfunc_attrs={"op_pattern": 8})
+
     def call(self, kernel: Kernel, arguments: Sequence[Any], shape: Sequence[Expr]) -> Any:
         """Emit a call of a kernel with a float32 result of ``shape``."""
         relax = compiler("tvm.relax")
@@ -175,7 +179,11 @@ def shape_of(expression: Any) -> tuple[Expr, ...]:
 def substituted(number: Expr, new: Mapping[Any, Any]) -> Expr:
     if isinstance(number, int):
         return number
-    rule = (compiler("tvm.ir").Var, lambda variable: new.get(variable, variable))
+
+    def renamed(variable: Any) -> Any:
+        return new.get(variable, variable)
+
+    rule = (compiler("tvm.ir").Var, renamed)
     return simplified(compiler("tvm_ffi").structural_map(number, rule, order="post"))
 
 

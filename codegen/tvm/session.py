@@ -69,25 +69,25 @@ class TvmSession:
 
     def observe(self, tell: Observe | None) -> None:
         """Have ``tell`` called after every function; ``None`` ends it. For checks, not for speed."""
-        seen: list[str] = []
 
         def after(_: object, name: str, before: bool, __: object, *arguments: object) -> int:
             if not before and tell is not None:
                 tell(name, _arrays(arguments))
             return 0
 
-        del seen
         self._machine["set_instrument"](runtime().convert(after) if tell is not None else None)
 
 
 def _arrays(arguments: Sequence[object]) -> list[Array]:
-    return [np.from_dlpack(each) for each in arguments if hasattr(each, "__dlpack__")]  # type: ignore[arg-type]
+    return [np.from_dlpack(each) for each in arguments if hasattr(each, "__dlpack__")]
 
 
 def _given(name: str, array: Array) -> Any:
     """``array`` for TVM, copied when it is not in rows, not aligned, or read-only."""
     if array.size == 0:
-        raise DataError(f"input '{name}' is empty ({list(array.shape)}); TVM's kernels need at least one entry")
+        raise DataError(
+            f"input '{name}' is empty ({list(array.shape)}); TVM's kernels need at least one entry"
+        )
     flags = array.flags
     fits = flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0
     return runtime().from_dlpack(array if fits and array.dtype.isnative else _aligned(array))

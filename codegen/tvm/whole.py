@@ -39,9 +39,10 @@ def _elementwise(compute: Callable[[Expr, Expr], Expr]) -> Rule:
         del scope, node
         a, b = (_entries(each) for each in operands)
         pairs = np.broadcast(a, b)
-        found = np.empty(pairs.shape, object)
-        found.flat = [compute(x, y) for x, y in pairs] if pairs.size else []
-        return found
+        found = np.empty(pairs.size, object)
+        for place, (x, y) in enumerate(pairs):
+            found[place] = compute(x, y)
+        return found.reshape(pairs.shape)
 
     return rule
 

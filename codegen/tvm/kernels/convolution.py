@@ -82,7 +82,7 @@ def packed(weight: Floats, shape: Shape, tile: int) -> Floats:
 def convolution(
     shape: Shape, size: tuple[int | None, int | None], endings: tuple[Ending, ...], vectors: Vectors
 ) -> Kernel:
-    """x [n, c, h, w], packed weights, what the endings read ([o] or like the result) -> [n, o, h', w'].
+    """X [n, c, h, w], packed weights, what the endings read ([o] or like the result) -> [n, o, h', w'].
 
     Sizes of images that are ``None`` are symbolic, as the batch always is.
     """
@@ -112,7 +112,9 @@ def _convolved(x: Floats, weight: Floats, shape: Shape) -> Floats:
     for i in range(high):
         for j in range(wide):
             first, second = i * shape.dilation[0], j * shape.dilation[1]
-            part = grouped[:, :, :, first : first + rows * down : down, second : second + columns * over : over]
+            part = grouped[
+                :, :, :, first : first + rows * down : down, second : second + columns * over : over
+            ]
             y += np.einsum("ngcrs,gfc->ngfrs", part[..., :rows, :columns], plain[..., i, j])
     return y.reshape(len(x), shape.filters, rows, columns)
 

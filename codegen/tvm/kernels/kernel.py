@@ -212,15 +212,13 @@ def build(name: str, write: Callable[[Body], None]) -> Any:
     """The TIR function that ``write`` emits."""
     builder: Any = compiler("tvm.script.ir_builder").IRBuilder
     body = Body()
-    with builder() as collected:
-        with body.t.prim_func(s_tir=True):
-            body.t.func_name(name)
-            # Opaque: neither fusion nor the schedule rules may touch what is written by hand.
-            body.t.func_attr({"tirx.noalias": True, "op_pattern": 8, "adapass.kernel": True})
-            write(body)
+    with builder() as collected, body.t.prim_func(s_tir=True):
+        body.t.func_name(name)
+        # Opaque: neither fusion nor the schedule rules may touch what is written by hand.
+        body.t.func_attr({"tirx.noalias": True, "op_pattern": 8, "adapass.kernel": True})
+        write(body)
     function = collected.get()
     s_tir, tirx = compiler("tvm.s_tir"), compiler("tvm.tirx")
     # Passes of TVM look for a block around the body of every function.
     root = s_tir.SBlock([], [], [], "root", function.body)
     return function.with_body(s_tir.SBlockRealize([], tirx.const(True, "bool"), root))
-

@@ -55,7 +55,7 @@ _ERF_DOWN: Final = (
 """Eigen, ``generic_fast_erf_float``."""
 _TANH_END: Final = 8.9
 _ERF_END: Final = 3.92
-"""From here on the function is one up to rounding, and has to be exactly that: GELU multiplies what is missing."""
+"""From here on it is one up to rounding, and has to be just that: GELU multiplies what is missing."""
 _ROOT_HALF: Final = 0.7071067811865476
 
 

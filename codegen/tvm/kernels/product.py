@@ -52,7 +52,7 @@ def packed(weight: Floats, width: int) -> Floats:
 
 @cache
 def row_product(k: int, n: int, endings: tuple[Ending, ...], vectors: Vectors) -> Kernel:
-    """x [m, k], packed weights, what the endings read ([n] or [m, n]) -> [m, n]; m is symbolic."""
+    """X [m, k], packed weights, what the endings read ([n] or [m, n]) -> [m, n]; m is symbolic."""
     words = "".join(f"_{ending}" for ending in endings)
     name = f"product_{k}x{n}{words}"
 
@@ -64,7 +64,7 @@ def row_product(k: int, n: int, endings: tuple[Ending, ...], vectors: Vectors) -
 
 @cache
 def batch_product(vectors: Vectors) -> Kernel:
-    """x [b, m, k] @ w [b, k, n] -> [b, m, n], all dimensions symbolic."""
+    """X [b, m, k] @ w [b, k, n] -> [b, m, n], all dimensions symbolic."""
 
     def write(body: Body) -> None:
         _batch_product(body, vectors)
@@ -82,7 +82,7 @@ def _row_reference(n: int, endings: Sequence[Ending]) -> Reference:
 
 
 def _batch_reference(x: Floats, weight: Floats) -> Floats:
-    return np.matmul(x, weight)
+    return np.asarray(np.matmul(x, weight), np.float32)
 
 
 def _row_product(body: Body, k: int, n: int, endings: Sequence[Ending], vectors: Vectors) -> None:
@@ -145,12 +145,10 @@ def _store(
             end(i, j)
         return
     with body.t.If(left >= width):
-        with body.t.Then():
-            with body.unroll(rows) as i, body.vector(width) as j:
-                end(i, j)
-        with body.t.Else():
-            with body.unroll(rows) as i, body.serial(body.least(left, width)) as j:
-                end(i, j)
+        with body.t.Then(), body.unroll(rows) as i, body.vector(width) as j:
+            end(i, j)
+        with body.t.Else(), body.unroll(rows) as i, body.serial(body.least(left, width)) as j:
+            end(i, j)
 
 
 def _batch_product(body: Body, vectors: Vectors) -> None:

@@ -22,7 +22,7 @@ Combine = Callable[[Expr, Expr], Expr]
 
 @cache
 def softmax(vectors: Vectors) -> Kernel:
-    """x [m, n] -> [m, n]; both are symbolic."""
+    """X [m, n] -> [m, n]; both are symbolic."""
 
     def write(body: Body) -> None:
         m, n = body.symbol("m"), body.symbol("n")
@@ -40,7 +40,7 @@ def softmax(vectors: Vectors) -> Kernel:
 
 @cache
 def layer_norm(n: int, epsilon: float, *, bias: bool, vectors: Vectors) -> Kernel:
-    """x [m, n], gain [n], bias [n] -> [m, n]; m is symbolic. The variance is taken around the mean."""
+    """X [m, n], gain [n], bias [n] -> [m, n]; m is symbolic. The variance is taken around the mean."""
     name = f"layer_norm_{n}_{str(epsilon).replace('.', '_').replace('-', 'm')}{'_bias' if bias else ''}"
 
     def write(body: Body) -> None:
@@ -66,7 +66,7 @@ def layer_norm(n: int, epsilon: float, *, bias: bool, vectors: Vectors) -> Kerne
     def compute(x: Floats, gain: Floats, *shift: Floats) -> Floats:
         centred = x - x.mean(-1, keepdims=True)
         value = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + np.float32(epsilon)) * gain
-        return value + shift[0] if shift else value
+        return np.asarray(value + shift[0] if shift else value, np.float32)
 
     return Kernel(name, build(name, write), compute)
 
