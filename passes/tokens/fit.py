@@ -125,13 +125,14 @@ def _target(layers: Sequence[Array], live: npt.NDArray[np.bool_], *, first: bool
 def _settle(probe: Probe, states: Floats, targets: Floats, damping: float) -> None:
     """Ridge regression on what is centred: a shift of all scores changes no order."""
     centred = states - states.mean(0)
-    gram = centred.T @ centred / len(centred)
+    gram: Floats = np.asarray(centred.T @ centred / len(centred), np.float64)
     gram[np.diag_indices_from(gram)] += damping * np.trace(gram) / len(gram)
-    weight = np.linalg.solve(gram, centred.T @ (targets - targets.mean()) / len(centred))
+    weight: Floats = np.asarray(
+        np.linalg.solve(gram, centred.T @ (targets - targets.mean()) / len(centred)), np.float64
+    )
     _store(probe.weight, weight.astype(np.float32)[:, None])
     if probe.threshold is not None:
-        scores = states @ weight
-        level = np.quantile(scores, 1.0 - probe.setting.share)
+        level = float(np.quantile(np.asarray(states @ weight, np.float64), 1.0 - probe.setting.share))
         _store(probe.threshold, np.asarray(level, np.float32))
 
 

@@ -53,15 +53,16 @@ def _kind(walk: Walk, read: Read, seen: Mapping[str, list[Array]]) -> Kind | str
         if folded and (sizes is None or int(sizes.ravel()[0]) != -1):
             return "the number of tokens of all samples is computed"
         return Kind.SIZES
-    if len(read.axes) == 1:
+    first, *others = read.axes
+    if not others:
         return Kind.KEYS if read.score_axes else Kind.TOKENS
-    if len(read.axes) > 2 or read.axes[1] not in read.score_axes:
+    if len(others) > 1 or others[0] not in read.score_axes:
         return "a value beside the stream has more than two axes of tokens"
     constant = constant_array(read.value)
     arrays = seen.get(name_of(read.value), []) if constant is None else [constant]
     if not arrays:
         return "a mask could not be looked at"
-    if all(_is_alike(array, read.axes[0]) for array in arrays):
+    if all(_is_alike(array, first) for array in arrays):
         return Kind.KEYS
     if any(array.dtype.kind != "f" or float(np.min(array)) < MASKING for array in arrays):
         return "the mask is another one for every token (a causal or windowed attention)"

@@ -14,7 +14,7 @@ from adapass.analyses.blocks import is_residual_add
 from adapass.analyses.cut_sites import CutSite, CutSites, Layout
 from adapass.analyses.cuts import Cut, sweep
 from adapass.analyses.dataflow import Dataflow, name_of
-from adapass.analyses.shapes import Shapes
+from adapass.analyses.shapes import Dim, Shapes
 from adapass.analyses.side_values import SideValues
 from adapass.analyses.token_mask import TokenMask
 from adapass.budgeted import Array, Refusal
@@ -152,8 +152,8 @@ class _Finder:
         kinds = kinds_of(walk, seen)
         if isinstance(kinds, str):
             return Refusal(place.value, kinds)
-        dims = self._shapes.of(place.value) or ()
-        if self._mask is not None and (self._shapes.of(self._mask) or ())[1:] != dims[1:2]:
+        dims: list[Dim] = [*(self._shapes.of(place.value) or ())]
+        if self._mask is not None and [*(self._shapes.of(self._mask) or ())][1:] != dims[1:2]:
             return Refusal(place.value, "the mask is not about these tokens")
         return Site(
             name=place.value,

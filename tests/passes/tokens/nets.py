@@ -83,7 +83,7 @@ class Net:
         )
 
     def _sides(self) -> list[str]:
-        lines = []
+        lines: list[str] = []
         if self.length is None:
             lines += [
                 "dims = Shape(x)", "lead = Slice(dims, ax0, ax2)",
@@ -234,7 +234,7 @@ class Reference:
             x, size, place = self._fewer(self.settings[layer], x, size, place, whole, (shares, k, v))
         inside = x if self.net.post_norm else _norm(x, w[f"m{layer}"])
         hidden = inside @ w[f"wf{layer}"]
-        active = 0.5 * hidden * (1 + erf(hidden / np.sqrt(2)))
+        active: Floats = np.asarray(0.5 * hidden * (1 + erf(hidden / np.sqrt(2))), np.float32)
         y = np.asarray(x + active @ w[f"wg{layer}"], np.float32)
         return (_norm(y, w[f"m{layer}"]) if self.net.post_norm else y), size, place
 

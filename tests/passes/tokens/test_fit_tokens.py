@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
@@ -17,6 +18,8 @@ from adapass.passes.tokens.prune_tokens import PruneTokens
 from adapass.passes.tokens.surgery import records
 from tests.passes.tokens.nets import LONGEST, Net, Texts
 from tests.passes.tokens.reference import assert_close
+
+Doubles = npt.NDArray[np.float64]
 
 STEP = PruneTokens(settings=("learned-0.5", "threshold-0.4", "keep-0.5", "mass-0.7"), damping=1e-3)
 BERT = Net()
@@ -36,7 +39,7 @@ def fitted(net: Net, setting: str, site: str = "x0") -> ir.Model:
     return model
 
 
-def weights_of(model: ir.Model) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
+def weights_of(model: ir.Model) -> tuple[Doubles, float]:
     (record,) = records(model).values()
     probe = constant_array(model.graph.initializers[record["probe"]])
     threshold = model.graph.initializers.get(record["threshold"])
@@ -45,10 +48,11 @@ def weights_of(model: ir.Model) -> tuple[np.ndarray[tuple[int], np.dtype[np.floa
     return probe.astype(np.float64).ravel(), float("nan") if level is None else float(level)
 
 
-def rollout(net: Net, data: Texts, first: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:  # type: ignore[type-arg]
+def rollout(net: Net, data: Texts, *, first: bool) -> tuple[list[Doubles], list[Doubles]]:
     """States at the first site, and the log of what reaches the result through each, written plainly."""
     session = Session(net.model(), outputs=["x0", "p1", "p2"])
-    states, targets = [], []
+    states: list[Doubles] = []
+    targets: list[Doubles] = []
     for index in range(len(data)):
         seen = session.run(dict(data.feeds(index)))
         count = seen["x0"].shape[1]
@@ -68,7 +72,8 @@ def test_a_learned_score_is_the_ridge_regression_on_what_reaches_the_result(net:
     x, y = np.concatenate(states), np.concatenate(targets)
     centred = x - x.mean(0)
     pull = STEP.damping * centred.var(0).mean() * len(x) * np.eye(x.shape[1])
-    expected = np.linalg.lstsq(centred.T @ centred + pull, centred.T @ (y - y.mean()), rcond=None)[0]
+    gram: Doubles = np.asarray(centred.T @ centred + pull, np.float64)
+    expected: Doubles = np.asarray(np.linalg.inv(gram) @ (centred.T @ (y - y.mean())), np.float64)
 
     found, _ = weights_of(fitted(net, "learned-0.5"))
 
@@ -81,7 +86,8 @@ def test_a_threshold_keeps_its_share_on_average() -> None:
     session = Session(model, outputs=[select.outputs[1].name or "", "x0_every"])
     weight, level = weights_of(model)
 
-    kept, there = [], 0
+    kept: list[int] = []
+    there = 0
     for index in range(len(data)):
         seen = session.run(dict(data.feeds(index)))
         valid, states = seen[session.outputs[0]], seen["x0_every"][0].astype(np.float64)
