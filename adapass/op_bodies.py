@@ -170,46 +170,48 @@ MergeTokens (x, key, size, kept, valid, takes) => (y, total)
     y = Div (summed, total_column)
 }}
 """,
+        # Names inside the next three occur in no other body: the ones above are inlined later than these, into
+        # branches that see the names around them.
         "LiveRows": """
 <domain: "adapass", opset_import: ["" : {opset}]>
 LiveRows (live) => (rows)
 {{
-    all_in_one = Constant <value_ints = [-1]> ()
-    first = Constant <value_ints = [0]> ()
-    flat = Reshape (live, all_in_one)
-    index = NonZero (flat)
-    rows = Squeeze (index, first)
+    live_all_in_one = Constant <value_ints = [-1]> ()
+    live_first = Constant <value_ints = [0]> ()
+    live_flat = Reshape (live, live_all_in_one)
+    live_index = NonZero (live_flat)
+    rows = Squeeze (live_index, live_first)
 }}
 """,
         "GatherRows": """
 <domain: "adapass", opset_import: ["" : {opset}]>
 GatherRows (x, rows) => (y)
 {{
-    all_in_one = Constant <value_ints = [-1]> ()
-    third = Constant <value_ints = [2]> ()
-    end = Constant <value_ints = [3]> ()
-    dims = Shape (x)
-    width = Slice (dims, third, end)
-    flat_dims = Concat <axis = 0> (all_in_one, width)
-    flat = Reshape (x, flat_dims)
-    y = Gather <axis = 0> (flat, rows)
+    taken_all_in_one = Constant <value_ints = [-1]> ()
+    taken_third = Constant <value_ints = [2]> ()
+    taken_end = Constant <value_ints = [3]> ()
+    taken_dims = Shape (x)
+    taken_width = Slice (taken_dims, taken_third, taken_end)
+    taken_flat_dims = Concat <axis = 0> (taken_all_in_one, taken_width)
+    taken_flat = Reshape (x, taken_flat_dims)
+    y = Gather <axis = 0> (taken_flat, rows)
 }}
 """,
         "ScatterRows": """
 <domain: "adapass", opset_import: ["" : {opset}]>
 ScatterRows (rest, rows, y) => (z)
 {{
-    all_in_one = Constant <value_ints = [-1]> ()
-    second = Constant <value_ints = [1]> ()
-    third = Constant <value_ints = [2]> ()
-    end = Constant <value_ints = [3]> ()
-    dims = Shape (rest)
-    width = Slice (dims, third, end)
-    flat_dims = Concat <axis = 0> (all_in_one, width)
-    flat = Reshape (rest, flat_dims)
-    index = Unsqueeze (rows, second)
-    flat_z = ScatterND (flat, index, y)
-    z = Reshape (flat_z, dims)
+    put_all_in_one = Constant <value_ints = [-1]> ()
+    put_second = Constant <value_ints = [1]> ()
+    put_third = Constant <value_ints = [2]> ()
+    put_end = Constant <value_ints = [3]> ()
+    put_dims = Shape (rest)
+    put_width = Slice (put_dims, put_third, put_end)
+    put_flat_dims = Concat <axis = 0> (put_all_in_one, put_width)
+    put_flat = Reshape (rest, put_flat_dims)
+    put_index = Unsqueeze (rows, put_second)
+    put_flat_z = ScatterND (put_flat, put_index, y)
+    z = Reshape (put_flat_z, put_dims)
 }}
 """,
     }

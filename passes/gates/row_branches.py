@@ -14,12 +14,12 @@ import onnx_ir as ir
 
 from adapass.analyses.axes import Axes
 from adapass.analyses.dataflow import Dataflow, name_of
+from adapass.analyses.kept_tokens import KeptTokens
 from adapass.analyses.shapes import Dim, Shapes
 from adapass.analyses.token_mask import TokenMask
 from adapass.budgeted import Refusal
 from adapass.facts import FactCache
 from adapass.graph.constants import constant_array
-from adapass.ops import DOMAIN, SELECT_TOKENS
 from adapass.passes.prune.position_rules import ELEMENTWISE
 from adapass.passes.prune.remove_blocks_branches import Branch, Part, find_branches
 from adapass.rewrite import Reject
@@ -80,13 +80,21 @@ class _Look:
     shapes: Shapes
     axes: Axes
     mask: TokenMask
+    kept: KeptTokens
     place: Mapping[ir.Node, int]
 
     @classmethod
     def of(cls, facts: FactCache) -> _Look:
         flow = facts.get(Dataflow)
         place = {node: index for index, node in enumerate(flow.nodes)}
-        return cls(flow, facts.get(Shapes), facts.get(Axes), facts.get(TokenMask), place)
+        return cls(
+            flow,
+            facts.get(Shapes),
+            facts.get(Axes),
+            facts.get(TokenMask),
+            facts.get(KeptTokens),
+            place,
+        )
 
     def row_branch(self, branch: Branch, last: RowBranch | None) -> RowBranch:
         dims = self._row_dims(branch.stream)
@@ -137,14 +145,10 @@ class _Look:
             raise Reject("what goes into it is computed behind its beginning")
 
     def _mask_of(self, stream: ir.Value, tokens: Dim) -> ir.Value | None:
-        """The places within the count of the last token selection before it, else the model's mask."""
-        before = sorted(self.flow.ancestors(stream))
-        for index in reversed(before):
-            node = self.flow.nodes[index]
-            if node.domain == DOMAIN and node.op_type == SELECT_TOKENS:
-                dims = self.shapes.of(name_of(node.outputs[0]))
-                if dims is not None and dims[-1] == tokens:
-                    return node.outputs[1]
+        """What tells the real ones of the tokens that were kept, else the model's mask."""
+        if name_of(stream) in self.kept.masks:
+            name = self.kept.masks[name_of(stream)]
+            return next((value for value in self.flow.producer if value.name == name), None)
         if self.mask.input is None:
             return None
         dims = self.shapes.of(self.mask.input)

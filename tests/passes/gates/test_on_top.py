@@ -26,7 +26,11 @@ from adapass.passes.exits.insert_exits import InsertExits
 from adapass.passes.gates.deciders import Scope
 from adapass.passes.gates.skip_feed_forward import SkipFeedForward
 from adapass.passes.quantize.quantize_8bit import Quantize8bit
+from adapass.passes.tokens.prune_tokens import PruneTokens
 from tests.passes.gates.nets import LONGEST, Texts, transformer
+from tests.passes.tokens.nets import LONGEST as LONGEST_OF_MANY
+from tests.passes.tokens.nets import Net
+from tests.passes.tokens.nets import Texts as ManyTokens
 
 TEXTS = Texts()
 COUNT = 2 * LONGEST
@@ -153,3 +157,55 @@ def test_openvino_runs_it(scope: Scope) -> None:
     for index in range(LONGEST):  # of some samples nobody goes through
         feeds = TEXTS.feeds(index)
         assert_close(compiled(dict(feeds))[0], Session(model).run(feeds)["y"])
+
+
+@cache
+def behind_tokens(head: str) -> ir.Model:
+    """Tokens are left behind at the first layer, then all feed-forward parts are gated."""
+    net, data = Net(head=head), ManyTokens()
+    model = net.model()
+    copy, step = clone(model), PruneTokens(settings=("keep-0.7",))
+    choices = step.propose(copy, FactCache(copy)).choices
+    step.apply(copy, FactCache(copy), choices[:1])
+    step.fit_to(copy, data, model)
+    gates = SkipFeedForward(settings=("skip-50",))
+    gates.run(copy, FactCache(copy))
+    gates.fit_to(copy, data, model)
+    check_structure(copy)
+    return copy
+
+
+@pytest.mark.parametrize("head", ["first", "mean", "tokens"])
+def test_gates_on_the_tokens_that_are_left(head: str) -> None:
+    model, data = behind_tokens(head), ManyTokens()
+    rows = [node.outputs[0].name or "" for node in model.graph if node.op_type == "LiveRows"]
+    session = Session(model, outputs=["y", *rows])
+    feeds = data.batch(range(COUNT))
+
+    together, padded = session.run(feeds), session.run(data.batch(range(COUNT), LONGEST_OF_MANY + 4))
+
+    real = int(feeds["mask"].astype(np.int64).sum())
+    assert len(rows) == 3
+    assert all(0 < together[name].size < 0.6 * real for name in rows)
+    for index in range(COUNT):
+        alone = session.run(data.feeds(index))["y"]
+        for company in (together, padded):
+            found = company["y"][index : index + 1]
+            assert_close(found[:, : alone.shape[1]] if head == "tokens" else found, alone)
+
+
+def test_exits_on_gates_on_the_tokens_that_are_left() -> None:
+    model = clone(behind_tokens("first"))
+    step, data = InsertExits(min_saving=0.0), ManyTokens()
+    step.run(model, FactCache(model))
+    step.fit(model, data)
+    stored = model.graph.initializers[EXIT_THRESHOLDS].const_value
+    assert stored is not None
+    feeds = {**data.batch(range(COUNT)), EXIT_THRESHOLDS: np.full(stored.numpy().size, 0.5, np.float32)}
+
+    expected = Session(lower_to_masked(model)).run(feeds)
+
+    assert expected[EXIT_INDEX].astype(np.int64).min() < stored.numpy().size
+    for result in (Session(lower_to_if(model)).run(feeds), staged(model)(feeds, COUNT)):
+        np.testing.assert_array_equal(result[EXIT_INDEX], expected[EXIT_INDEX])
+        assert_close(result["y"], expected["y"])
