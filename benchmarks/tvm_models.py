@@ -2,8 +2,8 @@
 
     python -m benchmarks.tvm_models [--only NAME ...]
 
-Each case is built by the generator ``tvm`` (which checks every kernel itself) and held against ONNX
-Runtime at batch 1, 3 and 32 and, where it has one, length 1, 7 and 64. What is declined is listed with its reason.
+Each case is built by the generator ``tvm`` (which checks every kernel itself) and held against ONNX Runtime
+at batch 1, 3 and 32 and, where it has one, length 1, 7 and 64. What is declined is listed with its reason.
 Nothing is timed but the build. Writes benchmarks/results/tvm_models.{json,txt}.
 """
 
@@ -36,7 +36,8 @@ MODELS = ("minilm-sst2", "minilm-agnews", "resnet20-cifar10", "resnet56-cifar10"
 CASES = {
     "if": "g (float[B, 64] x, bool go) => (float[B, 64] y) { y = If(go) <then_branch = t () => "
     "(float[B, 64] a) { a = Tanh(x) }, else_branch = e () => (float[B, 64] c) { c = Neg(x) }> }",
-    "if-layer-norm": "g (float[B, 64] x, bool go, float[64] s) => (float[B, 64] y) { y = If(go) <then_branch = "
+    "if-layer-norm": "g (float[B, 64] x, bool go, float[64] s) => (float[B, 64] "
+    "y) { y = If(go) <then_branch = "
     "t () => (float[B, 64] a) { a = LayerNormalization(x, s) }, else_branch = e () => (float[B, 64] c) "
     "{ c = Neg(x) }> }",
     "nonzero": "g (float[B] x) => (int64[1, N] y) { z = Relu(x) y = NonZero(z) }",
@@ -44,8 +45,10 @@ CASES = {
     "{ y = Compress<axis = 1>(x, c) }",
     "unique": "g (float[B] x) => (float[N] y) { y = Unique(x) }",
     "gather": "g (float[B, 16, 8] x, int64[N] i) => (float[B, N, 8] y) { y = Gather<axis = 1>(x, i) }",
-    "slice-dynamic-end": "g (float[B, T, 8] x) => (float[B, N, 8] y) <int64[1] one = {1}, int64[1] two = {2}> "
-    "{ s = Shape<start = 1, end = 2>(x) h = Div(s, two) e = Max(h, one) z = Sub(e, e) y = Slice(x, z, e, one) }",
+    "slice-dynamic-end": "g (float[B, T, 8] x) => (float[B, N, 8] y) <int64[1] one = "
+    "{1}, int64[1] two = {2}> "
+    "{ s = Shape<start = 1, end = 2>(x) h = Div(s, two) e = Max(h, one) z = Sub(e, e) y = Slice(x, "
+    "z, e, one) }",
     "where": "g (float[B, 8] x) => (float[B, 8] y) <float o = {0}> { c = Greater(x, o) n = Neg(x) "
     "y = Where(c, x, n) }",
     "topk": "g (float[B, 8] x) => (float[B, 3] y, int64[B, 3] i) <int64[1] k = {3}> { y, i = TopK(x, k) }",
@@ -53,14 +56,16 @@ CASES = {
     "{ s = Shape<start = 1, end = 2>(x) k = Div(s, two) y, i = TopK(x, k) }",
     "qdq-matmul": "g (float[B, 16] x, float[16, 8] w) => (float[B, 8] y) <float s = {0.05}, int8 z = {0}> "
     "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w) }",
-    "matmul-integer": "g (float[B, 16] x, float[16, 8] w) => (int32[B, 8] y) <float s = {0.05}, int8 z = {0}> "
+    "matmul-integer": "g (float[B, 16] x, float[16, 8] w) => (int32[B, 8] y) "
+    "<float s = {0.05}, int8 z = {0}> "
     "{ a, as, az = DynamicQuantizeLinear(x) b = QuantizeLinear(w, s, z) y = MatMulInteger(a, b, az) }",
     "loop": "g (float[B, 8] x, int64 n, bool go) => (float[B, 8] y) { y = Loop(n, go, x) <body = b (int64 i, "
     "bool c, float[B, 8] v) => (bool k, float[B, 8] w) { k = Identity(c) w = Tanh(v) }> }",
     "softmax": "g (float[B, T] x) => (float[B, T] y) { y = Softmax(x) }",
     "activations": "g (float[B, T] x) => (float[B, T] y) { a = Erf(x) b = Sigmoid(a) c = Tanh(b) d = Exp(c) "
     "e = Gelu(d) y = Relu(e) }",
-    "reduce": "g (float[B, T, 8] x) => (float[B, 8] y) <int64[1] o = {1}> { y = ReduceMean<keepdims = 0>(x, o) }",
+    "reduce": "g (float[B, T, 8] x) => (float[B, 8] y) <int64[1] o = {1}> "
+    "{ y = ReduceMean<keepdims = 0>(x, o) }",
     "batched-matmul": "g (float[B, T, 8] x) => (float[B, T, T] y) { t = Transpose<perm = [0, 2, 1]>(x) "
     "y = MatMul(x, t) }",
     "matmul-float64": "g (double[B, 8] x) => (double[B, B] y) { t = Transpose(x) y = MatMul(x, t) }",

@@ -113,7 +113,7 @@ class Scope:
         return self.builder.emit_te(compute, *arguments)
 
     def te_apart(self, compute: Callable[..., Any], *arguments: Any) -> Any:
-        """The same, kept out of fusion: a long expression would be copied once for each use of its argument."""
+        """The same, kept out of fusion: an argument would be copied once for each of its uses."""
         return self.builder.emit_te(compute, *arguments, primfunc_attrs={"op_pattern": 8})
 
     def call(self, kernel: Kernel, arguments: Sequence[Any], shape: Sequence[Expr]) -> Any:
