@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
 from adapass.budgeted import BudgetedPass
@@ -24,23 +23,18 @@ from adapass.executor import TimeUpError
 from adapass.graph.tensors import tensor_bytes
 from adapass.progress import Progress
 from adapass.search.advisor import Advice, advised_plan
-from adapass.search.evaluations import offered
 from adapass.search.evolve import evolve
 from adapass.search.joint import Chosen, JointProblem, Rates, Schedule, schedules_of, without_statics
-from adapass.search.judge import spread_indices
 from adapass.search.plan import tunes
+from adapass.search.pricing import priced_families
 from adapass.search.rounds import Rounds
 from adapass.search.sized import sized_plans
-from adapass.search.statics import StaticOption, companies, priced, priced_structural
+from adapass.search.statics import StaticOption
 from adapass.search.trials import Candidate, Trials, describe
 
 FIT_TIME_SHARE = 0.6
 """Share of the time left that fitting run-time knobs may take."""
 CLASS_METRICS = frozenset({Metric.ACCURACY, Metric.AGREEMENT})
-STATICS_TIME_SHARE = 0.5
-"""Share of the time left that measuring the damage of one static family may take."""
-FEW_SAMPLES = 16
-"""Samples that plans are fitted on which are only timed."""
 SHRINK = 0.5
 FIRST_STRUCTURAL = 2
 """Plans with structural choices that are tried before repairs count."""
@@ -162,32 +156,7 @@ class Search:
 
     def priced(self) -> tuple[StaticOption, ...]:
         """Options of all static families; of none when time for them runs out."""
-        options: list[StaticOption] = []
-        deadline = self.trials.deadline.share(STATICS_TIME_SHARE)
-        for step in self.families:
-            choices = () if tunes(step) else offered(step, self._clean)
-            if not choices:
-                continue
-            try:
-                damages = self.trials.evaluations.damages(step, choices, deadline)
-            except TimeUpError:
-                self.trials.notes.append(
-                    f"time limit: {step.name} was left out, its damage takes long to measure"
-                )
-                continue
-            usable = tuple(choice for choice in choices if np.isfinite(damages[choice.key].distortion))
-            sized = self.max_bytes is not None
-            self.trials.deadline.check()
-            few = spread_indices(len(self.trials.evaluations.fit), FEW_SAMPLES)
-            fit = self.trials.evaluations.fit.subset(list(few))
-            if step.structural:
-                options += priced_structural(self._clean, step, usable, damages, self.trials.seconds, fit=fit)
-                continue
-            for company in companies(usable):
-                options += priced(
-                    self._clean, step, company, damages, self.trials.seconds, fit=fit, sized=sized
-                )
-        return tuple(options)
+        return priced_families(self.trials, self.families, sized=self.max_bytes is not None)
 
     def _everything(self) -> None:
         """Measure the largest static saving; then ever less damage until the loss is within the budget."""
