@@ -170,8 +170,8 @@ MergeTokens (x, key, size, kept, valid, takes) => (y, total)
     y = Div (summed, total_column)
 }}
 """,
-        # Names inside the next three occur in no other body: those above are inlined later, into branches that
-        # see the names around them.
+        # Names inside the next three occur in no other body: those above are inlined later, into branches
+        # that see the names around them.
         "LiveRows": """
 <domain: "adapass", opset_import: ["" : {opset}]>
 LiveRows (live) => (rows)
