@@ -20,7 +20,7 @@ from adapass.passes.prospects.prospect import Material, Place, Prospect
 
 NAME = "feed-forward skipping"
 HOW = "tokens by a fitted score, or by saturation without torch"
-SETTINGS = ("skip-25", "skip-50", "skip-75")
+SETTINGS = ("skip-40", "skip-75")
 FRACTIONS = tuple(share_of(setting) for setting in SETTINGS)
 CALIBRATION_SAMPLES = 64
 """Enough to set the thresholds of a plan that is only looked at."""

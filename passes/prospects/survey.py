@@ -26,7 +26,7 @@ CHECK_SAMPLES = 128
 DROPPING = Mechanism(
     "token pruning",
     "the same share of each sample's tokens, by attention",
-    PruneTokens(settings=("keep-0.7", "keep-0.5", "keep-0.3")),
+    PruneTokens(settings=("keep-0.7", "keep-0.4")),
 )
 MERGING = Mechanism(
     "token merging",

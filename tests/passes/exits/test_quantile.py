@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 from scipy.special import expit
 
-from adapass.budgeted import Array, Choice, Samples
+from adapass.budgeted import Array, Choice, OperatingPoint, Samples
 from adapass.codegen.onnxruntime.generator import OnnxRuntime
-from adapass.errors import ModelError
+from adapass.errors import ModelError, VerificationError
 from adapass.execution import Session
 from adapass.ops import EXIT_INDEX, EXIT_THRESHOLDS
 from adapass.passes.exits.fit_heads import Winner
@@ -27,7 +27,7 @@ from adapass.passes.exits.rules import Rule, cumulated
 from adapass.passes.exits.solvers import Affine, Fitted, readiness
 from adapass.passes.exits.threshold_paths import Costs
 from adapass.passes.exits.thresholds import evaluate, select
-from adapass.passes.exits.tuning import collect
+from adapass.passes.exits.tuning import collect, measure_costs
 from adapass.target import load_target
 from tests.passes.exits.test_rules import scores_model
 from tests.passes.exits.test_tuning import fitted
@@ -228,3 +228,38 @@ def test_a_damaged_fit_is_refused(ready: list[float] | None, message: str) -> No
 
     with pytest.raises(ModelError, match=message):
         unpack(fit)
+
+
+def test_a_changed_exit_probability_is_found(case: Case, applied: Apply) -> None:
+    model, samples = case
+    before = model.clone()
+    step = InsertExits(rule=Rule.QUANTILE, head=HeadKind.LINEAR)
+    applied(model, step)
+    step.fit(model, samples)
+    step.check(before, model, [samples.feeds(0)])
+    name = read_record(model).heads[1].readiness
+    model.graph.initializers[name].const_value = ir.tensor(np.asarray([1.0, -1.0], np.float32), name=name)
+
+    with pytest.raises(VerificationError, match="not those that were fitted"):
+        step.check(before, model, [samples.feeds(0)])
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts"), [(Rule.QUANTILE, False), (Rule.PATIENCE, True)], ids=["quantile", "patience"]
+)
+def test_what_is_carried_needs_the_heads_before(case: Case, rule: Rule, counts: bool) -> None:
+    """Somebody leaves at the second exit alone: the first one must then be there as well, and is paid."""
+    model, _ = case
+    step = InsertExits(rule=rule, head=HeadKind.LINEAR)
+    bench = fitted(case, step)
+    record = read_record(model)
+    costs = measure_costs(model, record, bench)
+    assert (costs.removable, costs.counts) == (False, counts)
+
+    second = np.asarray([np.inf, -1.0, np.inf], np.float32)
+    known = OperatingPoint({EXIT_THRESHOLDS: second}, frozenset(), 0.0, 0.0)
+    points = step.tune(model, bench, 1.0, known=[known])
+
+    (point,) = [p for p in points if np.array_equal(p.knobs[EXIT_THRESHOLDS], second)]
+    assert point.sites == frozenset(record.cuts[:2])
+    assert point.expected_seconds == pytest.approx(2.04)
