@@ -64,15 +64,18 @@ def test_numbers_alone_are_no_part() -> None:
     assert ClosedRows.of(parse(text).graph) == ClosedRows(frozenset(), frozenset())
 
 
-def test_what_is_put_back_has_one_entry_a_sample() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 18, "adapass" : 1]>
-    g (float[B,T,3] x, bool[B,T] live) => (float[B,T,3] y) {
+@pytest.mark.parametrize("least", [-1e9, 1e9], ids=["all-rows", "no-rows"])
+def test_what_is_put_back_has_one_entry_a_sample(least: float) -> None:
+    """Also where no row is taken of the feeds that shapes are read from."""
+    text = f"""<ir_version: 8, opset_import: ["" : 18, "adapass" : 1]>
+    g (float[B,T,3] x, float[B,T] score) => (float[B,T,3] y) <float least = {{{least}}}> {{
+        live = Greater(score, least)
         rows = adapass.LiveRows(live)
         some = adapass.GatherRows(x, rows)
         done = Relu(some)
         put = adapass.ScatterRows(x, rows, done)
         y = Relu(put)
-    }"""
+    }}"""
     model = ir.from_onnx_text(text)
     for name in (LIVE_ROWS, GATHER_ROWS, SCATTER_ROWS):
         add_function(model, name)
