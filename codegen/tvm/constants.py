@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -57,6 +57,7 @@ def _evaluated(node: ir.Node, given: Sequence[Array | None], opset: int) -> Sequ
     graph = onnx.helper.make_graph([proto], "constant", types, results)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
-        return [np.asarray(each) for each in ReferenceEvaluator(model).run(None, feeds)]
+        evaluator: Any = ReferenceEvaluator(model)
+        return [np.asarray(each) for each in evaluator.run(None, feeds)]
     except Exception:  # what the evaluator of ONNX cannot do is left to the run
         return None

@@ -23,7 +23,7 @@ from adapass.codegen.tvm.kernels.kernel import Kernel, Vectors
 from adapass.codegen.tvm.library import compiler
 from adapass.codegen.tvm.operators import OPERATORS
 from adapass.codegen.tvm.products import convert_chain
-from adapass.codegen.tvm.scope import Scope, Shared, Whole, dtype_of, shape_of, substituted
+from adapass.codegen.tvm.scope import Scope, Shared, Whole, dtype_of, is_array, shape_of, substituted
 from adapass.codegen.tvm.whole import follow
 from adapass.errors import ModelError
 from adapass.graph.shapes import infer_shapes
@@ -184,7 +184,7 @@ class _Graph:
             self.scope.values[value] = self._bound(result)
 
     def _bound(self, result: Any) -> Any:
-        if isinstance(result, Whole | np.ndarray):
+        if isinstance(result, Whole) or is_array(result):
             return result
         relax = compiler("tvm.relax")
         return result if isinstance(result, relax.Var) else self.scope.emit(result)

@@ -32,7 +32,7 @@ def checked(scope: Scope, node: ir.Node, where: ir.Value, size: Expr) -> Any:
             raise ModelError(
                 f"{node.op_type} '{node.outputs[0].name}' reads at {int(constant.max())} of {size} entries"
             )
-        return scope.as_tensor(np.asarray(constant % size if constant.size else constant))
+        return scope.as_tensor(np.asarray(np.mod(np.asarray(constant, np.int64), size), constant.dtype))
     return guarded(scope, node, scope.tensor(where), [size])
 
 
@@ -68,10 +68,13 @@ def guarded(scope: Scope, node: ir.Node, index: Any, sizes: list[Expr]) -> Any:
             wrong = tirx.any(place < tirx.const(0, dtype) - size, place >= size)
             return te.max(tirx.Select(wrong, tirx.const(site, "int32"), tirx.const(0, "int32")), axis=axes)
 
-        if not axes:
-            return te.compute(
-                (1,), lambda _: tirx.Select(_out(data(), limit((), sizes)), site, 0), name="outside"
+        def scalar(_: Any) -> Any:
+            return tirx.Select(
+                _out(data(), limit((), sizes)), tirx.const(site, "int32"), tirx.const(0, "int32")
             )
+
+        if not axes:
+            return te.compute((1,), scalar, name="outside")
         return te.compute((1,), entry, name="outside")
 
     def _out(place: Any, size: Any) -> Any:
@@ -124,16 +127,25 @@ def cut(scope: Scope, node: ir.Node, x: Any, cuts: Mapping[int, tuple[Expr, Expr
 
 def must_equal(scope: Scope, name: str, tensor: Any, numbers: Sequence[Expr]) -> None:
     """Report a run in which an input that holds sizes holds others than those of the tensors."""
-    te, tirx = compiler("tvm.te"), compiler("tvm.tirx")
+    tirx = compiler("tvm.tirx")
     scope.shared.sites.append(f"what is sized by input '{name}'")
     site = tirx.const(len(scope.shared.sites), "int32")
     dtype = dtype_of(tensor)
 
     def differ(data: Any, sizes: Sequence[Expr]) -> Any:
         wrong = [tirx.NE(data(i), tirx.Cast(dtype, wrapped(size))) for i, size in enumerate(sizes)]
-        return te.compute((1,), lambda _: tirx.Select(tirx.any(*wrong), site, tirx.const(0, "int32")))
+        return _flag(tirx.any(*wrong), site, "differ")
 
     scope.faults.append(scope.te(differ, tensor, list(numbers)))
+
+
+def _flag(wrong: Any, site: Any, name: str) -> Any:
+    te, tirx = compiler("tvm.te"), compiler("tvm.tirx")
+
+    def entry(_: Any) -> Any:
+        return tirx.Select(wrong, site, tirx.const(0, "int32"))
+
+    return te.compute((1,), entry, name=name)
 
 
 def fault(scope: Scope) -> Any:

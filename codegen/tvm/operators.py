@@ -114,7 +114,10 @@ def _range(scope: Scope, node: ir.Node) -> Any | None:
     dtype = ends[0].dtype if ends[0] is not None else "int64"
 
     def compute(first: Expr, size: Expr) -> Any:
-        return te.compute((size,), lambda i: tirx.Cast(dtype, first + i * step), name="range")
+        def entry(place: Any) -> Any:
+            return tirx.Cast(dtype, first + place * step)
+
+        return te.compute((size,), entry, name="range")
 
     return scope.te(compute, start, count)
 
@@ -251,7 +254,10 @@ def _unary(name: str) -> Convert:
         rule = UNARY[chosen]
 
         def compute(data: Any) -> Any:
-            return te.compute(data.shape, lambda *at: rule(data(*at)), name=chosen)
+            def entry(*at: Any) -> Any:
+                return rule(data(*at))
+
+            return te.compute(data.shape, entry, name=chosen)
 
         return scope.te(compute, x) if chosen == "relu" else scope.te_apart(compute, x)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -47,11 +47,11 @@ class Shared:
 
     builder: Any
     vectors: Vectors
-    kernels: dict[str, tuple[Kernel, Any]] = field(default_factory=dict)
+    kernels: dict[str, tuple[Kernel, Any]] = field(default_factory=dict[str, tuple[Kernel, Any]])
     """By name, with the global variable of the module."""
-    packed: dict[tuple[str, str], Any] = field(default_factory=dict)
+    packed: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
     """Weights as a kernel wants them, by the name of the weight and what was done."""
-    sites: list[str] = field(default_factory=list)
+    sites: list[str] = field(default_factory=list[str])
     """What reads at indices; a run returns the number of the site that was left, from 1 on."""
     branches: int = 0
 
@@ -79,13 +79,13 @@ class Scope:
         found = None if of is None else self.values.get(of)
         if isinstance(found, Whole) and found.fixed:
             return found.entries.astype(found.dtype)
-        return found if isinstance(found, np.ndarray) else None
+        return found if is_array(found) else None
 
     def whole(self, of: ir.Value | None) -> Whole | None:
         found = None if of is None else self.values.get(of)
         if isinstance(found, Whole):
             return found
-        if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.size > MAX_WHOLE:
+        if not is_array(found) or found.dtype.kind not in "iu" or found.size > MAX_WHOLE:
             return None
         numbers = [int(each) for each in found.flat]
         entries = np.empty(len(numbers), object)
@@ -102,7 +102,7 @@ class Scope:
             return relax.const(found.entries.astype(found.dtype))
         if isinstance(found, Whole):
             return self._computed(found)
-        if isinstance(found, np.ndarray):
+        if is_array(found):
             return relax.const(np.ascontiguousarray(found).reshape(found.shape), found.dtype.name)
         return found
 
@@ -153,6 +153,10 @@ class Scope:
         return self.te(compute, list(found.entries.flat))
 
 
+def is_array(found: object) -> TypeGuard[Array]:
+    return isinstance(found, np.ndarray)
+
+
 def wrapped(number: Expr) -> Expr:
     """As an int64 expression."""
     return compiler("tvm.tirx").const(number, "int64") if isinstance(number, int) else number
@@ -160,8 +164,8 @@ def wrapped(number: Expr) -> Expr:
 
 def simplified(number: Expr) -> Expr:
     """A Python int where it is one."""
-    if isinstance(number, int | np.integer):
-        return int(number)
+    if isinstance(number, int):
+        return number
     found = compiler("tvm.sym").Analyzer().simplify(number)
     value = getattr(found, "value", None)
     return int(value) if isinstance(value, int) else found

@@ -79,7 +79,8 @@ class TvmSession:
 
 
 def _arrays(arguments: Sequence[object]) -> list[Array]:
-    return [np.from_dlpack(each) for each in arguments if hasattr(each, "__dlpack__")]
+    from_dlpack: Any = np.from_dlpack
+    return [from_dlpack(each) for each in arguments if hasattr(each, "__dlpack__")]
 
 
 def _given(name: str, array: Array) -> Any:

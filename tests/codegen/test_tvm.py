@@ -12,12 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from scipy import special
 
+from adapass.codegen.tvm.compile import machine
 from adapass.codegen.tvm.generator import Tvm
 from adapass.codegen.tvm.kernels import product
 from adapass.codegen.tvm.kernels.kernel import Kernel, vectors_of
-from adapass.codegen.tvm.library import runtime, use_threads
+from adapass.codegen.tvm.kernels.maths import UNARY
+from adapass.codegen.tvm.library import compiler, runtime, use_threads
 from adapass.codegen.tvm.plan import PLAN_FILE, read_plan
+from adapass.codegen.tvm.schedule import refuse_unscheduled, schedule
 from adapass.codegen.tvm.session import TvmSession
 from adapass.codegen.tvm.trust import ALLOW
 from adapass.driver.material import gather
@@ -284,7 +288,7 @@ def test_a_wrong_kernel_is_refused_and_named(
     built: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cpu: Target
 ) -> None:
     """The tile of the last rows is left out: right for many shapes, wrong for the others."""
-    right = product._rows
+    right = product.rows_of
 
     def forgetful(body: object, first: object, count: object, height: int, tile: product.Tile) -> None:
         def half(row: object, rows: int) -> None:
@@ -293,7 +297,7 @@ def test_a_wrong_kernel_is_refused_and_named(
 
         right(body, first, count, height, half)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(product, "_rows", forgetful)
+    monkeypatch.setattr(product, "rows_of", forgetful)
     monkeypatch.setattr(product, "row_product", product.row_product.__wrapped__)
 
     with pytest.raises(ModelError, match=r"refused: wrong numbers from kernel product_4x2 \(off by"):
@@ -470,3 +474,39 @@ def test_a_run_leaves_it_out_unless_asked(tmp_path: Path, monkeypatch: pytest.Mo
 def test_kernels_are_equal_when_their_names_are(cpu: Target) -> None:
     made: Kernel = product.row_product(4, 2, (), vectors_of(cpu))
     assert made is product.row_product(4, 2, (), vectors_of(cpu))
+
+
+def test_a_heavy_loop_nest_without_a_schedule_is_refused() -> None:
+    te, tvm = compiler("tvm.te"), compiler()
+    a, b = (te.placeholder((256, 256), "float32", name=name) for name in "ab")
+    k = te.reduce_axis((0, 256))
+    summed = te.compute((256, 256), lambda i, j: te.sum(a[i, k] * b[k, j], axis=[k]))
+    naive = tvm.IRModule({"naive": te.create_prim_func([a, b, summed])})
+
+    with pytest.raises(ModelError, match=r"no schedule for naive .* number by number on one core"):
+        refuse_unscheduled(naive)
+    refuse_unscheduled(schedule(naive, 16))
+
+
+@pytest.mark.parametrize(
+    ("name", "exact", "bound"),
+    [("exp", np.exp, 1.3e-7), ("tanh", np.tanh, 5e-7), ("erf", special.erf, 4e-7)],
+)
+def test_functions_of_one_number_are_right_for_floats_of_every_size(
+    name: str, exact: Callable[[Array], Array], bound: float
+) -> None:
+    """Every 4099th float32; infinities, NaN and the numbers below the normal ones are among them."""
+    te, tvm = compiler("tvm.te"), compiler()
+    x = np.arange(0, 1 << 32, 4099, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    data = te.placeholder((len(x),), "float32", name="x")
+    result = te.compute(data.shape, lambda i: UNARY[name](data[i]))
+    function = te.create_prim_func([data, result]).with_attr("global_symbol", "main")
+    out = tvm.runtime.tensor(np.zeros_like(x))
+    tvm.compile(function, target=machine(load_target("cpu")))["main"](tvm.runtime.tensor(x), out)
+
+    with np.errstate(all="ignore"):
+        expected = np.asarray(exact(x.astype(np.float64)), np.float64)
+        off = np.abs(out.numpy() - expected) / np.maximum(1.0, np.abs(expected))
+        single = expected.astype(np.float32)
+    same = (out.numpy() == single) | (np.isnan(out.numpy()) & np.isnan(single))
+    assert (same | (off <= bound)).all()

@@ -112,7 +112,7 @@ def _row_product(body: Body, k: int, n: int, endings: Sequence[Ending], vectors:
                 body.store(sums, sums[i, j] + x[row + i, kk] * weight[panel, kk, j], i, j)
             _store(body, rows, width, n - panel * width, n % width, lambda i, j: ended(sums, i, j, row))
 
-        _rows(body, first, body.least(m - first, ROWS_AT_ONCE), vectors.rows, tile)
+        rows_of(body, first, body.least(m - first, ROWS_AT_ONCE), vectors.rows, tile)
 
 
 def _loads(endings: Sequence[Ending], extras: Sequence[Any], row: Expr, column: Expr) -> list[Load]:
@@ -124,7 +124,7 @@ def _load(ending: Ending, buffer: Any, row: Expr, column: Expr) -> Load:
     return lambda: buffer[row, column] if ending is Ending.ADD else buffer[column]
 
 
-def _rows(body: Body, first: Expr, count: Expr, height: int, tile: Tile) -> None:
+def rows_of(body: Body, first: Expr, count: Expr, height: int, tile: Tile) -> None:
     """``count`` rows from ``first`` on, in as few tiles as possible."""
     with body.serial(count // height) as i:
         tile(first + i * height, height)
@@ -174,7 +174,7 @@ def _batch_product(body: Body, vectors: Vectors) -> None:
 
                 _store(body, rows, width, left, 1, end)
 
-            _rows(body, m * 0, m, 2 * (vectors.rows // 2), tile)
+            rows_of(body, m * 0, m, 2 * (vectors.rows // 2), tile)
 
         with body.t.If(left >= width):
             with body.t.Then():
