@@ -134,7 +134,7 @@ def readiness(logits: Floats, targets: Floats, *, exclusive: bool) -> tuple[floa
 
     def objective(both: Doubles) -> tuple[float, Doubles]:
         odds, away = both[0] * lead + both[1], both - prior
-        residual = expit(odds) - right
+        residual = np.asarray(expit(odds) - right, np.float64)
         loss = float((np.logaddexp(0.0, odds) - right * odds).sum() + 0.5 * away @ away)
         slopes = np.asarray([residual @ lead, residual.sum()]) + away
         return loss / len(right), np.asarray(slopes / len(right), np.float64)
