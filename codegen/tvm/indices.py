@@ -116,9 +116,7 @@ def cut(scope: Scope, node: ir.Node, x: Any, cuts: Mapping[int, tuple[Expr, Expr
 
         def behind(lasts: Sequence[Expr], ends: Sequence[Expr]) -> Any:
             beyond = tirx.any(*(wrapped(a) > wrapped(b) for a, b in zip(lasts, ends, strict=True)))
-            return te.compute(
-                (1,), lambda _: tirx.Select(beyond, site, tirx.const(0, "int32")), name="behind"
-            )
+            return _flag(beyond, site, "behind")
 
         scope.faults.append(scope.te(behind, *map(list, zip(*doubtful, strict=True))))
     firsts, lasts = [first for first, _, _ in cuts.values()], [last for _, last, _ in cuts.values()]

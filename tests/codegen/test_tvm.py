@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,13 @@ LOOKUP = """
 <ir_version: 10, opset_import: ["" : 20]>
 g (int64[B, S] ids) => (float[B, S, 2] y) <float[3, 2] table = {1, 2, 3, 4, 5, 6}>
 { y = Gather(table, ids) }
+"""
+
+POSITIONS = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[B, T, 2] x, float[1, 64, 2] table) => (float[B, T, 2] y)
+<int64[1] zero = {0}, int64[1] one = {1}>
+{ t = Shape<start = 1, end = 2>(x) p = Slice(table, zero, t, one) y = Add(x, p) }
 """
 
 BRANCHING = """
@@ -370,6 +378,18 @@ def test_an_index_outside_is_an_error_that_names_the_reader(
         runner.run({"ids": ids})
 
 
+def test_a_length_behind_the_table_of_positions_is_an_error(
+    backend: Generator, built: Callable[..., Path]
+) -> None:
+    model = filled(POSITIONS)
+    runner = backend.load(built(model), threads=1)
+
+    whole = {"x": np.zeros((2, 64, 2), np.float32)}
+    assert_rounding_only(Session(model).run(whole), runner.run(whole).outputs)
+    with pytest.raises(DataError, match="Slice 'p' reads outside"):
+        runner.run({"x": np.zeros((2, 65, 2), np.float32)})
+
+
 def test_outputs_outlive_the_next_run(backend: Generator, plain_folder: Path) -> None:
     runner = backend.load(plain_folder, threads=1)
 
@@ -480,7 +500,11 @@ def test_a_heavy_loop_nest_without_a_schedule_is_refused() -> None:
     te, tvm = compiler("tvm.te"), compiler()
     a, b = (te.placeholder((256, 256), "float32", name=name) for name in "ab")
     k = te.reduce_axis((0, 256))
-    summed = te.compute((256, 256), lambda i, j: te.sum(a[i, k] * b[k, j], axis=[k]))
+
+    def entry(i: Any, j: Any) -> Any:
+        return te.sum(a[i, k] * b[k, j], axis=[k])
+
+    summed = te.compute((256, 256), entry)
     naive = tvm.IRModule({"naive": te.create_prim_func([a, b, summed])})
 
     with pytest.raises(ModelError, match=r"no schedule for naive .* number by number on one core"):
@@ -499,7 +523,11 @@ def test_functions_of_one_number_are_right_for_floats_of_every_size(
     te, tvm = compiler("tvm.te"), compiler()
     x = np.arange(0, 1 << 32, 4099, dtype=np.uint64).astype(np.uint32).view(np.float32)
     data = te.placeholder((len(x),), "float32", name="x")
-    result = te.compute(data.shape, lambda i: UNARY[name](data[i]))
+
+    def entry(i: Any) -> Any:
+        return UNARY[name](data[i])
+
+    result = te.compute(data.shape, entry)
     function = te.create_prim_func([data, result]).with_attr("global_symbol", "main")
     out = tvm.runtime.tensor(np.zeros_like(x))
     tvm.compile(function, target=machine(load_target("cpu")))["main"](tvm.runtime.tensor(x), out)
