@@ -24,6 +24,8 @@ from typing import ClassVar, cast
 
 import onnx_ir as ir
 
+from adapass.analyses.cut_sites import CutSites
+from adapass.analyses.dataflow import Dataflow
 from adapass.budgeted import BudgetedPass, Choice, Proposal, Refusal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
@@ -40,6 +42,7 @@ from adapass.passes.tokens.sites import Site, Sites, find_sites
 from adapass.passes.tokens.surgery import Surgery, Wanted
 from adapass.rewrite import PassResult
 
+EXITS_FAMILY = "insert-exits"
 COUNTED_SAMPLES = 64
 SKETCH_SAMPLES = 64
 _ORIGINAL = "adapass.prune-tokens.original"
@@ -93,6 +96,7 @@ class PruneTokens(BudgetedPass):
                 family=self.name,
                 site=site.name,
                 setting=text,
+                excludes=_hidden(site, Setting.parse(text), facts),
                 detail=self._detail(site, text),
             )
             for site in found.sites
@@ -202,3 +206,13 @@ class PruneTokens(BudgetedPass):
             setting = Setting.parse(choice.setting)
             wanted[choice.site] = Wanted(site, setting, self._score(site, choice.setting))
         return sorted(wanted.values(), key=lambda each: each.site.position)
+
+
+def _hidden(site: Site, setting: Setting, facts: FactCache) -> frozenset[tuple[str, str]]:
+    """Exits that cannot sit where tokens go around: what they are crosses beside those that go on."""
+    end = site.way_of(setting).end
+    if end is None:
+        return frozenset()
+    last = facts.get(Dataflow).producer[end]
+    cuts = facts.get(CutSites).sites
+    return frozenset((EXITS_FAMILY, cut.value) for cut in cuts if site.position <= cut.position < last)

@@ -24,6 +24,7 @@ from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
 from adapass.graph.text import clone
 from adapass.ops import DOMAIN, GATHER_TOKENS, SELECT_TOKENS
+from adapass.passes.tokens.settings import Rule, Setting
 from adapass.passes.tokens.side import Kind, kinds_of, watched_values
 from adapass.passes.tokens.walk import ALONG_LAST, Read, Walk, Walker
 
@@ -58,6 +59,10 @@ class Site:
     """Whether the first token must stay."""
     length: int | None
     """Number of tokens, where it is fixed."""
+
+    def way_of(self, setting: Setting) -> Way:
+        """The part that runs on fewer tokens."""
+        return self.bypass if setting.rule is Rule.BYPASS and self.bypass is not None else self.way
 
 
 @dataclass(frozen=True, slots=True)

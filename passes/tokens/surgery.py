@@ -56,7 +56,7 @@ class Wanted:
 
     @property
     def way(self) -> Way:
-        return self.site.bypass if self.setting.rule is Rule.BYPASS and self.site.bypass else self.site.way
+        return self.site.way_of(self.setting)
 
 
 class Surgery:

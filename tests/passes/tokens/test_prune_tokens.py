@@ -134,6 +134,17 @@ def test_sites_settings_and_refusals() -> None:
     assert {c.setting for c in proposal.choices if c.site == "x2"} == set(SETTINGS) - {"bypass-0.5"}
 
 
+def test_exits_cannot_sit_where_tokens_go_around() -> None:
+    pooled = Net(head="mean").model()
+    step = PruneTokens(settings=("keep-0.5", "bypass-0.5"))
+    read, back = (step.propose(model, FactCache(model)).choices for model in (BERT.model(), pooled))
+
+    excluded = {choice.key: {site for _, site in choice.excludes} for choice in read}
+    assert excluded["prune-tokens:x0=keep-0.5"] == set()
+    assert excluded["prune-tokens:x0=bypass-0.5"] == {"x0", "h1"}
+    assert {site for _, site in back[0].excludes} >= {"x0", "h1", "x1", "h2"}
+
+
 def test_a_pruned_model_is_not_pruned_again() -> None:
     model = pruned(BERT, {0: "keep-0.5"})
 
