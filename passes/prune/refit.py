@@ -79,20 +79,44 @@ def refit(
 
     ``pruned`` is ``original`` with the units in ``kept`` left of each group.
     """
-    starts = {node.outputs[0].name: node for node in original.graph}
-    ahead = {node.outputs[0].name: node for node in pruned.graph}
-    names: list[str] = []
     with one_thread(), Walk(original, batches) as given, Walk(pruned, batches) as made:
         # Residual sums are told by their shapes, which both walks have inferred.
         wanted = _wanted(pruned, _pairs(original, pruned, groups, kept), which)
-        while wanted:
-            stage = _stage(pruned, wanted)
-            wanted = wanted[len(stage) :]
-            following = wanted[0].after.node if wanted else None
-            shown = given.advance(starts.get(following), [aim.target for aim in stage])
-            names += _fit_stage(original, pruned, stage, batches, shown, made, ridge)
-            if following is not None:
-                _exhaust(made.advance(ahead[following]))
+        return _refitted(original, pruned, wanted, batches, given, made, ridge)
+
+
+def refit_products(
+    original: ir.Model, changed: ir.Model, products: Collection[str], batches: Batches, *, ridge: float
+) -> tuple[str, ...]:
+    """The same for some products by name (of the first output) of a model whose weights are all there.
+
+    Rows of these products must mean the same in both models. Those whose weight is shared are left alone.
+    """
+    with one_thread(), Walk(original, batches) as given, Walk(changed, batches) as made:
+        wanted = [pair for pair in _pairs(original, changed, (), {}) if pair.after.node in products]
+        return _refitted(original, changed, wanted, batches, given, made, ridge)
+
+
+def _refitted(
+    original: ir.Model,
+    pruned: ir.Model,
+    wanted: Sequence[Pair],
+    batches: Batches,
+    given: Walk,
+    made: Walk,
+    ridge: float,
+) -> tuple[str, ...]:
+    starts = {node.outputs[0].name: node for node in original.graph}
+    ahead = {node.outputs[0].name: node for node in pruned.graph}
+    names: list[str] = []
+    while wanted:
+        stage = _stage(pruned, wanted)
+        wanted = wanted[len(stage) :]
+        following = wanted[0].after.node if wanted else None
+        shown = given.advance(starts.get(following), [aim.target for aim in stage])
+        names += _fit_stage(original, pruned, stage, batches, shown, made, ridge)
+        if following is not None:
+            _exhaust(made.advance(ahead[following]))
     return tuple(names)
 
 

@@ -36,6 +36,7 @@ from adapass.moments.batches import spread
 from adapass.ops import MINIMUM_OPSET
 from adapass.passes.tokens.counting import kept_by_running, kept_by_share, lengths, shares
 from adapass.passes.tokens.fit import fit_probes, is_open
+from adapass.passes.tokens.refit import refit_result
 from adapass.passes.tokens.scores import scorable
 from adapass.passes.tokens.settings import Rule, Score, Setting
 from adapass.passes.tokens.sites import Site, Sites, find_sites
@@ -61,6 +62,8 @@ class PruneTokens(BudgetedPass):
     name: ClassVar[str] = "prune-tokens"
     max_distortion: ClassVar[float] = 1.0
     structural: ClassVar[bool] = True
+    damage_samples: ClassVar[int] = 192
+    """Few verdicts change where few tokens go."""
     source: ClassVar[str] = "Fayyaz et al. 2022, arXiv:2111.15667"
 
     settings: tuple[str, ...] = ("learned-0.7", "learned-0.5", "learned-0.3", "merge-0.7")
@@ -71,6 +74,11 @@ class PruneTokens(BudgetedPass):
     """How many samples, evenly spaced, learned scores and thresholds are fitted on."""
     damping: float = 1e-2
     """Pull of learned scores towards the same for all tokens, relative to the mean variance of the states."""
+    refit_samples: int = 1024
+    """How many samples, evenly spaced, products with one row a sample are fitted on again; 0: not at all."""
+    refit_ridge: float = 1e-3
+    """Pull of these towards the weights they had, relative to the mean square of what they multiply; larger
+    ones are tried as well."""
     skip_sites: tuple[str, ...] = ()
     """Sites where nothing is left behind."""
 
@@ -83,11 +91,15 @@ class PruneTokens(BudgetedPass):
             raise ValueError(f"damping must be positive, found {self.damping}")
         if self.fit_samples < 1:
             raise ValueError(f"fit_samples must be at least 1, found {self.fit_samples}")
+        if self.refit_samples < 0:
+            raise ValueError(f"refit_samples must be at least 0, found {self.refit_samples}")
+        if not self.refit_ridge > 0.0:
+            raise ValueError(f"refit_ridge must be positive, found {self.refit_ridge}")
 
     @property
     def sketch(self) -> PruneTokens:
-        """Few samples: enough to tell where tokens matter."""
-        return replace(self, fit_samples=min(self.fit_samples, SKETCH_SAMPLES))
+        """Few samples, and nothing refitted: enough to tell where tokens matter."""
+        return replace(self, fit_samples=min(self.fit_samples, SKETCH_SAMPLES), refit_samples=0)
 
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         found = self._find(model, facts)
@@ -117,7 +129,7 @@ class PruneTokens(BudgetedPass):
         reasons = MappingProxyType(dict(Counter(refusal.reason for refusal in found.refusals)))
         if not wanted:
             return PassResult(0, reasons)
-        original = clone(model) if any(each.score is Score.LEARNED for each in wanted) else None
+        original = clone(model)
         surgery = Surgery(model, facts, found)
         for each in wanted:
             surgery.leave_behind(each)
@@ -128,7 +140,7 @@ class PruneTokens(BudgetedPass):
         return PassResult(len(wanted), reasons, tuple(each.site.name for each in wanted))
 
     def fit(self, model: ir.Model, data: Samples | None) -> None:
-        """Fit learned scores and thresholds; there is nothing to do where there are none.
+        """Fit learned scores and thresholds, then what reads the result; without data only leave tokens.
 
         Raises:
             DataError: something is open and no data was given.
@@ -136,18 +148,21 @@ class PruneTokens(BudgetedPass):
 
         """
         original = cast("dict[str, object]", model.graph.meta).pop(_ORIGINAL, None)
-        if not is_open(model):
-            return
-        if data is None:
+        if is_open(model) and data is None:
             raise DataError(
                 f"{self.name}: learned scores must be fitted and no data was given; give data, or choose "
                 "settings without (keep, merge, mass, bypass)"
             )
-        if not isinstance(original, ir.Model):
+        if is_open(model) and not isinstance(original, ir.Model):
             raise UsageError(
                 f"{self.name}: the original of this model is not at hand; apply and fit in one process"
             )
-        fit_probes(model, original, data, count=self.fit_samples, damping=self.damping)
+        if data is None or not isinstance(original, ir.Model):
+            return
+        if is_open(model):
+            fit_probes(model, original, data, count=self.fit_samples, damping=self.damping)
+        if self.refit_samples:
+            refit_result(original, model, data, count=self.refit_samples, ridge=self.refit_ridge)
 
     def remaining(
         self, model: ir.Model, facts: FactCache, choice: Choice, samples: Samples

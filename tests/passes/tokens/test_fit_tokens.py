@@ -15,6 +15,7 @@ from adapass.graph.check import check_structure
 from adapass.graph.constants import constant_array
 from adapass.graph.text import clone
 from adapass.passes.tokens.prune_tokens import PruneTokens
+from adapass.passes.tokens.refit import row_products
 from adapass.passes.tokens.surgery import records
 from tests.passes.tokens.nets import LONGEST, Net, Texts
 from tests.passes.tokens.reference import assert_close
@@ -160,3 +161,33 @@ def test_work_left_by_mass_is_counted_by_running() -> None:
 
     assert said["f1"] == pytest.approx(sum(kept) / sum(lengths))
     assert 0.3 < said["f1"] < 0.95
+
+
+@pytest.mark.parametrize("net", [BERT, VIT, Net(head="mean")], ids=["bert", "vit", "mean"])
+def test_what_reads_the_result_is_fitted_again(net: Net) -> None:
+    data = Texts(masked=net.masked, length=net.length, count=96)
+    errors: list[float] = []
+    whole = Session(net.model(), outputs=["y"])
+    for refitted in (0, 96):
+        model = net.model()
+        step = PruneTokens(settings=("keep-0.3",), refit_samples=refitted)
+        step.apply(model, FactCache(model), [Choice(step.name, "x0", "keep-0.3")])
+        before = {name: constant_array(value) for name, value in model.graph.initializers.items()}
+        step.fit(model, data)
+        changed = {
+            name
+            for name, value in model.graph.initializers.items()
+            if not np.array_equal(np.asarray(before[name]), np.asarray(constant_array(value)))
+        }
+        assert changed == ({"wy"} if refitted else set())
+        cut = Session(model, outputs=["y"])
+        feeds = [dict(data.feeds(index)) for index in range(len(data))]
+        errors.append(float(np.mean([np.square(cut.run(f)["y"] - whole.run(f)["y"]).mean() for f in feeds])))
+
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_no_products_of_one_row_a_sample_nothing_to_fit() -> None:
+    net = Net(head="tokens")
+    assert row_products(net.model()) == []
+    assert row_products(BERT.model()) == ["y"]
