@@ -39,9 +39,13 @@ CLEAN: Final[tuple[str, ...]] = (
 STRUCTURAL: Final[tuple[str, ...]] = (
     # A linear map of its own in the place of a branch was never worth its latency.
     'remove-blocks{settings=["remove", "convolve"]}',
+    "prune-tokens",
     "prune-structures",
 )
-"""What cuts. Not in quick mode: what each choice damages takes a minute to measure."""
+"""What cuts. Not in quick mode: what each choice damages takes a minute to measure.
+
+``skip-feed-forward`` is in extensive mode only: its scores need torch, and a quarter of the tokens saved less
+than gathering them costs where it was measured."""
 
 FAMILIES: Final[tuple[str, ...]] = (
     *STRUCTURAL,
@@ -56,6 +60,7 @@ QUICK_FAMILIES: Final[tuple[str, ...]] = (
 
 EXTENSIVE_FAMILIES: Final[tuple[str, ...]] = (
     *STRUCTURAL,
+    "skip-feed-forward",
     "quantize-8bit",
     "insert-exits",
     "insert-exits{rule=margin}",

@@ -182,7 +182,7 @@ def test_what_reads_the_result_is_fitted_again(net: Net) -> None:
         assert changed == ({"wy"} if refitted else set())
         cut = Session(model, outputs=["y"])
         feeds = [dict(data.feeds(index)) for index in range(len(data))]
-        errors.append(float(np.mean([np.square(cut.run(f)["y"] - whole.run(f)["y"]).mean() for f in feeds])))
+        errors.append(float(np.mean([np.square(np.subtract(cut.run(f)["y"], whole.run(f)["y"])).mean() for f in feeds])))
 
     assert errors[1] < 0.9 * errors[0]
 
