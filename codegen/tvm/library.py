@@ -26,12 +26,14 @@ FFI: Final = "0.1.14.post1"
 _RUNTIMES = ("libtvm_runtime.so", "libtvm_runtime_extra.so")
 _KEEP_CORES = 1
 """TVM's ``kBig`` of ``config_threadpool``: the workers stay where the system puts them."""
+RUNTIME_VARIABLE: Final = "ADAPASS_TVM_RUNTIME"
+"""Names the folder of the small runtime where the whole TVM, 300 MB of it, is not installed."""
 _asked = threading.local()
 
 
 def missing() -> str | None:
-    """``None`` when TVM is installed as this generator needs it."""
-    if not find_spec("tvm") or not find_spec("tvm_ffi"):
+    """``None`` when enough of TVM is installed to run what was built."""
+    if not find_spec("tvm_ffi") or not (os.environ.get(RUNTIME_VARIABLE) or find_spec("tvm")):
         return MISSING
     with suppress(PackageNotFoundError):
         if (found := version("apache-tvm-ffi")) != FFI:
@@ -47,8 +49,8 @@ def compiler(module: str = "tvm") -> Any:
         UsageError: TVM is not installed.
 
     """
-    if (why := missing()) is not None:
-        raise UsageError(why)
+    if (why := missing()) is not None or not find_spec("tvm"):
+        raise UsageError(why or MISSING)
     _no_pinning()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TVM's own imports use deprecated names
@@ -60,7 +62,7 @@ def runtime() -> Any:
     """``tvm_ffi`` with the small runtime loaded: what runs an artifact, without the compiler.
 
     Raises:
-        UsageError: TVM is not installed.
+        UsageError: TVM is not installed, or the folder that the user names holds no runtime.
 
     """
     if (why := missing()) is not None:
@@ -69,12 +71,28 @@ def runtime() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ffi = import_module("tvm_ffi")
-    spec = find_spec("tvm")
-    assert spec is not None
-    assert spec.origin is not None
+    folder = runtime_folder()
     for name in _RUNTIMES:
-        CDLL(str(Path(spec.origin).parent / "lib" / name), RTLD_GLOBAL)
+        try:
+            CDLL(str(folder / name), RTLD_GLOBAL)
+        except OSError as error:
+            raise UsageError(f"TVM's runtime cannot be loaded from {folder}: {error}") from error
     return ffi
+
+
+def runtime_folder() -> Path:
+    """Where the libraries of the small runtime lie.
+
+    Raises:
+        UsageError: TVM is not installed.
+
+    """
+    if given := os.environ.get(RUNTIME_VARIABLE):
+        return Path(given).resolve()
+    spec = find_spec("tvm")
+    if spec is None or spec.origin is None:
+        raise UsageError(MISSING)
+    return Path(spec.origin).parent / "lib"
 
 
 def use_threads(count: int) -> None:
