@@ -27,7 +27,7 @@ from adapass.certify.losses import Losses
 from adapass.certify.sequence import Verdict, certify
 from adapass.data import fingerprint
 from adapass.driver.context import Context
-from adapass.driver.finals import Build, knob_feeds
+from adapass.driver.finals import ORIGINAL, Build, knob_feeds
 from adapass.search.deadline import NEVER, Deadline
 from adapass.search.judge import Judge, stack_outputs
 
@@ -106,7 +106,10 @@ def safer_steps(fast: Build, builds: Sequence[Build], seconds: Mapping[str, floa
     Of every other plan its fastest build, at each setting of its knobs, where nothing faster risks as little:
     each step of the sequence is faster than the one before it, and less safe. The clean model counts where a
     variant computes it in half precision: nearly as safe as the exact build, and often twice as fast.
+    Settings slower than the exact build, or than the original, are left out: nobody wants to end there.
     """
+    exact = [b for b in builds if b.variant.exact and not b.candidate.plan.parts]
+    slowest = min((seconds[build.name] for build in exact), default=seconds.get(ORIGINAL, float("inf")))
     best: dict[int, Build] = {}
     for build in sorted(builds, key=lambda build: seconds[build.name]):
         lossy = bool(build.candidate.plan.parts) or not build.variant.exact
@@ -121,7 +124,7 @@ def safer_steps(fast: Build, builds: Sequence[Build], seconds: Mapping[str, floa
     found: list[Contestant] = []
     least = float("inf")
     for latency, risk, step in sorted(offered, key=lambda each: (each[0], each[1])):
-        if risk < least and latency > seconds[fast.name]:
+        if risk < least and seconds[fast.name] < latency < slowest:
             found.append(step)
             least = risk
     return _spread(found, MAX_SAFER)[::-1]

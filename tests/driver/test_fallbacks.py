@@ -14,7 +14,7 @@ from adapass.budgeted import BudgetedPass, Choice, OperatingPoint
 from adapass.codegen.onnxruntime.generator import OnnxRuntime
 from adapass.cost.model import Cost, Trust
 from adapass.driver.choosing import fallbacks, in_float
-from adapass.driver.finals import Build
+from adapass.driver.finals import ORIGINAL, Build
 from adapass.driver.proof import MAX_SAFER, Contestant, safer_steps, sequence
 from adapass.generator import Variant
 from adapass.search.plan import Part, Plan
@@ -110,6 +110,21 @@ def test_nothing_slower_or_bolder_than_what_it_backs_up() -> None:
 
     assert safer_steps(fast, [fast, same, safe], seconds) == []
     assert safer_steps(safe, [fast, same, safe], seconds) == []
+
+
+@pytest.mark.parametrize("bar", ["original", "exact"])
+def test_careful_settings_that_are_slower_than_what_is_safe_anyway_are_left_out(bar: str) -> None:
+    path = with_path(SAFE, (0.6, 0.004), (0.45, 0.008))
+    fast, knobs, exact = build(BOLD), build(path, "path"), build(CLEAN, "exact")
+    builds = [fast, knobs, *([exact] if bar == "exact" else [])]
+    seconds = {
+        fast.name: 0.3,
+        knobs.name: 0.45,
+        exact.name: 0.55,
+        ORIGINAL: 0.55 if bar == "original" else 1.0,
+    }
+
+    assert safer_steps(fast, builds, seconds) == [Contestant(knobs, path.points[1])]
 
 
 def test_a_plan_with_knobs_is_fallen_back_on_for_its_safe_settings() -> None:
