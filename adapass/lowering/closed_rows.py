@@ -4,6 +4,7 @@
 
 Row numbers leave nothing behind outside: whoever is left in the batch is numbered anew when the part runs.
 It must run as a whole on one side of an exit, which it does: nothing but the end is read from outside.
+Rows must not see each other there, or the others' results would change when some of them leave.
 """
 
 from __future__ import annotations
@@ -12,7 +13,19 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from adapass.graph.edit import constant_array
 from adapass.graph.tensors import subgraphs_of
+
+_TOGETHER = frozenset(
+    {
+        "CumSum", "TopK", "Einsum", "ArgMax", "ArgMin", "Conv", "ConvTranspose", "AveragePool", "MaxPool",
+        "InstanceNormalization", "LpNormalization", "Hardmax", "LSTM", "GRU", "RNN",
+    }
+)  # fmt: skip
+_SECOND_FACTOR = {"MatMul": 1, "Gemm": 1, "MatMulInteger": 1, "FusedMatMul": 1, "QLinearMatMul": 3}
+_AXIS = frozenset({"Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization"})
+_ROWS = frozenset({0, -2})
+"""The axis of rows in ``[n, C]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +65,31 @@ def _part(start: ir.Node) -> tuple[set[ir.Node], set[ir.Node]] | None:
                 elif reader not in inside:
                     inside.add(reader)
                     stack.append(reader)
+    if any(_mixes(node, inside) for node in inside):
+        return None
     is_closed = bool(ends) and all(_made_by(end, 1, inside) and not _made_by(end, 0, inside) for end in ends)
     return (inside, ends) if is_closed else None
+
+
+def _mixes(node: ir.Node, inside: set[ir.Node]) -> bool:
+    """Whether rows that were taken see each other in ``node``, or may."""
+    kind = node.op_type
+    if kind in _AXIS:
+        return node.attributes.get_int("axis", -1) in _ROWS
+    if kind.startswith("Reduce"):
+        axes = _axes(node)
+        return not axes or not _ROWS.isdisjoint(axes)
+    if kind in _SECOND_FACTOR:
+        return _made_by(node, _SECOND_FACTOR[kind], inside) or node.attributes.get_int("transA", 0) == 1
+    return kind in _TOGETHER
+
+
+def _axes(node: ir.Node) -> tuple[int, ...]:
+    """Of a reduction; none where that is all of them, or cannot be seen."""
+    if "axes" in node.attributes:
+        return tuple(node.attributes["axes"].as_ints())
+    stored = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    return () if stored is None else tuple(int(axis) for axis in stored.ravel())
 
 
 def _made_by(node: ir.Node, place: int, makers: set[ir.Node]) -> bool:

@@ -57,6 +57,31 @@ def test_what_is_read_from_outside_is_not_closed(more: str, end: str) -> None:
     assert not ClosedRows.of(parse(TEXT.format(more=more, end=end)).graph).inside
 
 
+@pytest.mark.parametrize(
+    "done",
+    [
+        pytest.param("mean = ReduceMean(some, first)\n done = Sub(some, mean)", id="mean-of-rows"),
+        pytest.param("done = Softmax<axis = 0>(some)", id="softmax-over-rows"),
+        pytest.param(
+            "turned = Transpose(some)\n gram = MatMul(turned, some)\n done = MatMul(some, gram)", id="product"
+        ),
+        pytest.param("done = CumSum(some, zero_int)", id="running-sum"),
+    ],
+)
+def test_rows_that_see_each_other_are_not_closed(done: str) -> None:
+    text = CLOSED.replace("done = Relu(some)", done).replace(
+        "<float zero", "<int64 zero_int = {0}, float zero"
+    )
+
+    assert not ClosedRows.of(parse(text).graph).inside
+
+
+def test_what_is_reduced_within_a_row_is_closed() -> None:
+    done = "mean = ReduceMean(some, last)\n done = Sub(some, mean)"
+
+    assert ClosedRows.of(parse(CLOSED.replace("done = Relu(some)", done)).graph).inside
+
+
 def test_numbers_alone_are_no_part() -> None:
     text = """<ir_version: 8, opset_import: ["" : 18]>
     g (float[B,3] x) => (int64[2,n] y) { y = NonZero(x) }"""
