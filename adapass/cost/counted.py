@@ -41,6 +41,8 @@ PRODUCTS: Final = frozenset(
 """Operators of multiply-adds; all others move numbers, or compute a few operations for each."""
 EVENTS: Final = 100_000
 """Entries of one profile; the runtime drops those beyond a million without a word."""
+MOST_RUNS: Final = 128
+"""Of one profile: their feeds are in memory together, and may be images."""
 SUFFIX: Final = "_kernel_time"
 Ran = tuple[str, tuple[list[Shape | None], list[Shape | None]]]
 """A node by its name, and the shapes of its inputs and outputs."""
@@ -99,7 +101,7 @@ def counted_work(
     products = _named(lowered)
     nodes = sum(1 for graph in graphs_everywhere(lowered) for _ in graph)
     groups = [chosen[at : at + batch] for at in range(0, len(chosen), batch)]
-    runs = max(1, EVENTS // max(nodes, 1))
+    runs = max(1, min(MOST_RUNS, EVENTS // max(nodes, 1)))
     totals = dict.fromkeys((_result(node) for node in products.values()), 0)
     with tempfile.TemporaryDirectory(prefix="adapass-") as folder:
         file = Path(folder) / "model.onnx"

@@ -120,7 +120,10 @@ def test_rows_are_counted_as_they_are_and_there_may_be_none() -> None:
     assert counted_work(model, Rows(x), batch=3).by_product == {"y": 12.0}
 
 
-def test_a_long_run_is_counted_in_parts(exits: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("EVENTS", 60), ("MOST_RUNS", 4)])
+def test_a_long_run_is_counted_in_parts(
+    limit: str, most: int, exits: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = np.random.default_rng(0).random((9, 4)).astype(np.float32)
     at_once = counted_work(exits, Rows(x))
     profiled: list[int] = []
@@ -130,7 +133,7 @@ def test_a_long_run_is_counted_in_parts(exits: ir.Model, monkeypatch: pytest.Mon
         profiled.append(len(feeds))
         return whole(file, feeds)
 
-    monkeypatch.setattr(counted, "EVENTS", 60)
+    monkeypatch.setattr(counted, limit, most)
     monkeypatch.setattr(counted, "profile", watched)
 
     assert counted_work(exits, Rows(x)) == at_once
