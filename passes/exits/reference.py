@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
 
 from adapass.analyses.cut_points import Layout
 from adapass.budgeted import Array
@@ -117,16 +117,16 @@ def _labelwise(rule: Rule, logits: Doubles) -> Doubles:
 
 
 def _quantile(record: ExitsRecord, logits: Sequence[Doubles], readiness: Sequence[Array]) -> Doubles:
-    """Probabilities are multiplied, as the definition says; nines are taken last."""
-    staying = np.ones(len(logits[0]))
+    """Logarithms of the probabilities to stay are added: as numbers they run out of range."""
+    staying = np.zeros(len(logits[0]))
     nines: list[Doubles] = []
     for z, ready in zip(logits, readiness, strict=True):
         ordered = np.sort(z, axis=1)
         single = record.task is Task.CLASSIFICATION
         lead = ordered[:, -1] - ordered[:, -2] if single else np.abs(z).min(axis=1)
         slope, offset = (float(n) for n in np.asarray(ready, np.float64))
-        staying = staying * expit(-(slope * lead + offset))
-        nines.append(-np.log10(np.maximum(staying, 1e-300)))
+        staying = staying + log_expit(-(slope * lead + offset))
+        nines.append(-staying / np.log(10.0))
     return np.stack(nines, axis=1)
 
 

@@ -22,7 +22,8 @@ from adapass.passes.exits.heads import HeadKind, HeadSpec
 from adapass.passes.exits.insert_exits import InsertExits
 from adapass.passes.exits.nodes import Builder
 from adapass.passes.exits.output_form import Task
-from adapass.passes.exits.record import read_record
+from adapass.passes.exits.record import ExitsRecord, read_record
+from adapass.passes.exits.reference import confidences
 from adapass.passes.exits.rules import Rule, cumulated
 from adapass.passes.exits.solvers import Affine, Fitted, readiness
 from adapass.passes.exits.threshold_paths import Costs
@@ -48,6 +49,15 @@ def halting(probabilities: Doubles) -> Doubles:
             went_on *= 1.0 - now
             cumulative[row, index] = halted
     return cumulative
+
+
+def test_the_reference_counts_nines_beyond_the_range_of_numbers() -> None:
+    record = ExitsRecord.model_construct(rule=Rule.QUANTILE, task=Task.CLASSIFICATION)
+    sure = np.asarray([[500.0, 0.0]])
+
+    nines = confidences(record, [sure, sure], [np.asarray([1.0, 0.0], np.float32)] * 2)
+
+    assert nines[0] == pytest.approx([500.0 / np.log(10.0), 1000.0 / np.log(10.0)])
 
 
 @pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.MULTI_LABEL])
