@@ -190,6 +190,13 @@ def plan_of(statics: Sequence[StaticOption], knobs: Part | None) -> Plan:
     return Plan((*first, *(() if knobs is None else (knobs,)), *rest))
 
 
+def beside(knobs: Part, statics: Sequence[StaticOption]) -> Part | None:
+    """What is left of ``knobs`` without the sites that ``statics`` exclude; ``None``: nothing."""
+    hidden = frozenset(pair for option in statics for pair in option.choice.excludes)
+    left = tuple(choice for choice in knobs.choices if (choice.family, choice.site) not in hidden)
+    return Part(knobs.step, left) if left else None
+
+
 def schedules_of(step: BudgetedPass, points: Sequence[OperatingPoint], seconds: float) -> list[Schedule]:
     """At most ``MAX_SCHEDULES`` settings, spread over the path; ``seconds`` is the model without knobs."""
     count = min(MAX_SCHEDULES, len(points))

@@ -17,7 +17,7 @@ from adapass.graph.digest import structure_key
 from adapass.progress import Progress
 from adapass.search.deadline import Deadline
 from adapass.search.evaluations import Evaluations, one_setting_a_site
-from adapass.search.joint import plan_of
+from adapass.search.joint import beside, plan_of
 from adapass.search.judge import Judge
 from adapass.search.plan import Part, Plan
 from adapass.search.risk import bound_of, cautious, discordance, expected_bound
@@ -112,7 +112,7 @@ class Trials:
             TimeUpError: the deadline passed; nothing is kept of this plan.
 
         """
-        part = None if knobs is None else self._every_site(knobs)
+        part = None if knobs is None else self._sites_beside(statics, knobs)
         if knobs is not None and part is None:
             return None
         return self._try(plan_of(statics, part))
@@ -162,7 +162,7 @@ class Trials:
         return SearchServices(self.judge, self.watch, self.build, self.deadline, call)
 
     def was_tried(self, statics: Sequence[StaticOption], knobs: BudgetedPass | None) -> bool:
-        part = None if knobs is None else self._every_site(knobs)
+        part = None if knobs is None else self._sites_beside(statics, knobs)
         return describe(plan_of(statics, part)) in self.tried
 
     def _try(self, plan: Plan) -> Candidate | None:
@@ -234,6 +234,10 @@ class Trials:
             points = f"search loss {100 * candidate.loss:+.2f} points"
             self.progress.best(f"{plan}: {share:.2f}x of clean, {points}")
         return candidate
+
+    def _sites_beside(self, statics: Sequence[StaticOption], knobs: BudgetedPass) -> Part | None:
+        part = self._every_site(knobs)
+        return None if part is None else beside(part, statics)
 
     def _every_site(self, knobs: BudgetedPass) -> Part | None:
         """Of a separable family the sites that are fitted by now; of a settled one those that pay."""

@@ -10,7 +10,15 @@ import pytest
 
 from adapass.budgeted import BudgetedPass, Choice, Damage, OperatingPoint
 from adapass.search.allocate import InfeasibleError
-from adapass.search.joint import JointProblem, Rates, Schedule, plan_of, schedules_of, without_statics
+from adapass.search.joint import (
+    JointProblem,
+    Rates,
+    Schedule,
+    beside,
+    plan_of,
+    schedules_of,
+    without_statics,
+)
 from adapass.search.plan import Part
 from adapass.search.statics import StaticOption
 from adapass.text_form import parse_pass
@@ -123,3 +131,18 @@ def test_knobs_come_first_in_a_plan() -> None:
     assert [part.step.name for part in plan.parts] == ["insert-exits", "quantize-8bit"]
     assert [choice.site for choice in plan.parts[1].choices] == ["early", "late"]
     assert plan_of((), None).parts == ()
+
+
+def test_knobs_leave_out_the_sites_that_static_choices_exclude() -> None:
+    cuts = tuple(Choice("insert-exits", site, "auto") for site in ("a", "b"))
+    knobs = Part(KNOBS, cuts)
+    free, hides_a = (
+        _option("x", 1.0, 0.0, 0.5),
+        _option("y", 1.0, 0.0, 0.5, excludes=frozenset({("insert-exits", "a")})),
+    )
+    hides_b = _option("z", 1.0, 0.0, 0.5, excludes=frozenset({("insert-exits", "b"), ("other", "a")}))
+
+    assert beside(knobs, [free]) == knobs
+    assert beside(knobs, [free, hides_a]) == Part(KNOBS, cuts[1:])
+    assert beside(knobs, [hides_b]) == Part(KNOBS, cuts[:1])
+    assert beside(knobs, [hides_a, hides_b]) is None
