@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import warnings
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,20 @@ def _sizes_apart(module: Any) -> Any:
     return module
 
 
-def write_library(executable: Any, file: Path) -> None:
-    """Raises ``UsageError`` where no C compiler is there to link with."""
+def linker(target: Target) -> str | None:
+    """The compiler on the path that links for a processor of another family; ``None``: the usual one."""
+    if target.arch.get("family") == platform.machine():
+        return None
+    return f"{target.tvm.get('mtriple', target.arch.get('family'))}-g++"
+
+
+def write_library(executable: Any, file: Path, target: Target) -> None:
+    """Raises ``UsageError`` where no C++ compiler is there to link with."""
+    cross = linker(target)
+    options = {} if cross is None else {"cc": cross}
     try:
-        executable.export_library(str(file))
+        executable.export_library(str(file), **options)
     except (RuntimeError, TypeError, OSError) as error:
-        raise UsageError(f"TVM cannot write {file.name}; it needs a C++ compiler (g++): {error}") from error
+        raise UsageError(
+            f"TVM cannot write {file.name}; it needs a C++ compiler ({cross or 'g++'}): {error}"
+        ) from error

@@ -85,7 +85,8 @@ class Tvm:
         if (plan.lowering is Lowering.NONE) == has_exits(model):
             wanted = "if, staged or masked" if has_exits(model) else "none"
             raise UsageError(f"tvm option lowering is {plan.lowering}, expected {wanted} for this model")
-        runs_here = target.isa <= load_target("cpu").isa  # else it is compiled, but cannot be tried
+        here = load_target("cpu")  # elsewhere it is compiled, but cannot be tried
+        runs_here = target.isa <= here.isa and target.arch.get("family") == here.arch.get("family")
         if plan.lowering is Lowering.STAGED:
             stages = lower_to_stages(model)
             write_wiring(stages.wiring, folder)
@@ -162,7 +163,7 @@ def _stages(models: Sequence[ir.Model], target: Target, folder: Path) -> list[_B
 def _build(model: ir.Model, target: Target, file: Path, sizes: Mapping[str, tuple[int | str, ...]]) -> _Built:
     """Import, compile and write one model; ``sizes``: inputs that hold sizes."""
     imported = import_model(model, vectors_of(target), sizes)
-    write_library(compiled(imported, target), file)
+    write_library(compiled(imported, target), file, target)
     sha256 = digest(file)
     library = Library(
         sha256=sha256,

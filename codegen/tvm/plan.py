@@ -83,7 +83,8 @@ def plan_from(options: Options, model: ir.Model, target: Target) -> Plan:
         raise UsageError(f"tvm options {dict(options)}: {error}") from error
 
 
-_USED = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
+_X86 = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
+_USED = _X86 | {"asimd", "asimdhp", "asimddp"}
 
 
 def _threads(value: str | float) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import platform
+import shutil
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from adapass.codegen.defaults import MAX_DEFAULT_BYTES
 from adapass.codegen.files import Lowering, lowered
+from adapass.codegen.tvm.compile import linker
 from adapass.codegen.tvm.importer import import_model
 from adapass.codegen.tvm.kernels.kernel import vectors_of
 from adapass.errors import ModelError
@@ -31,8 +32,8 @@ def reasons_against(model: ir.Model, target: Target) -> tuple[str, ...]:
 def _against_target(target: Target) -> Iterator[str]:
     if target.kind is not TargetKind.CPU:
         yield f"tvm is used for processors only so far, and {target.name} is a {target.kind}"
-    elif (family := target.arch.get("family")) != platform.machine():
-        yield f"tvm compiles for the family of this machine only, and {target.name} is {family}"
+    elif (cross := linker(target)) is not None and shutil.which(cross) is None:
+        yield f"{target.name} is of another family than this machine, and there is no {cross} to link with"
 
 
 def _against_ports(model: ir.Model) -> Iterator[str]:

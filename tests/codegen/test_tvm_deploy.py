@@ -130,7 +130,8 @@ def test_python_needs_no_compiler(build: Path, written: Path, tmp_path: Path) ->
         if entry.name != "tvm" and not entry.name.startswith("apache_tvm-"):
             (packages / entry.name).symlink_to(entry)
     np.save(tmp_path / "ids.npy", IDS, allow_pickle=False)
-    command = [sys.executable, "-S", "-c", IN_PYTHON, build, tmp_path / "ids.npy", tmp_path / "out.npz"]
+    files = [str(build), str(tmp_path / "ids.npy"), str(tmp_path / "out.npz")]
+    command = [sys.executable, "-S", "-c", IN_PYTHON, *files]
     paths = os.pathsep.join([str(ROOT / ".pkg"), str(packages)])
     env = {**os.environ, "PYTHONPATH": paths, RUNTIME_VARIABLE: str(written / "lib")}
 
@@ -194,7 +195,7 @@ def test_files_that_are_no_tensors_are_errors(program: Path, tmp_path: Path) -> 
     short = tmp_path / "short.npy"
     short.write_bytes(whole.read_bytes()[:-1])
     for file, message in ((short, "shorter than its header"), (tmp_path, "is no .npy file")):
-        command = [program / "run", tmp_path, f"ids={file}"]
+        command = [str(program / "run"), str(tmp_path), f"ids={file}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1
         assert message in done.stderr
@@ -265,15 +266,13 @@ def test_tensors_of_a_program_may_lie_anywhere(written: Path, program: Path, tmp
     source.write_text(ANYWHERE)
     libraries = ["-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_runtime_extra", "-ltvm_ffi"]
     places = [
-        "-I",
-        written,
+        f"-I{written}",
         "-isystem",
-        written / "include",
-        "-L",
-        written / "lib",
-        f"-Wl,-rpath,{written / 'lib'}",
+        f"{written}/include",
+        f"-L{written}/lib",
+        f"-Wl,-rpath,{written}/lib",
     ]
-    command = ["g++", "-std=c++17", "-O0", source, "-o", compiled, *places, *libraries]
+    command = ["g++", "-std=c++17", "-O0", str(source), "-o", str(compiled), *places, *libraries]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
     done = subprocess.run(

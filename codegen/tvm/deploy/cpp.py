@@ -6,7 +6,7 @@ Only a build of one library (lowering none, if or masked) becomes a program; sta
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from importlib.util import find_spec
@@ -100,7 +100,7 @@ def _runtime_library(name: str, runtime: Path | None) -> bytes:
 
 
 @contextmanager
-def _opened(wheel: Path) -> Iterator[ZipFile]:
+def _opened(wheel: Path) -> Generator[ZipFile]:
     try:
         with ZipFile(wheel) as opened:
             yield opened
