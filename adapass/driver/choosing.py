@@ -29,6 +29,7 @@ from adapass.search.candidates import Search
 from adapass.search.evaluations import Evaluations
 from adapass.search.judge import Judge, spread_indices
 from adapass.search.plan import Plan, tunes
+from adapass.search.risk import discordance, expected_bound
 from adapass.search.staged import Base
 from adapass.search.trials import Candidate, Proving, Trials
 
@@ -155,9 +156,13 @@ def replay(context: Context, parts: Parts, judge: Judge, decisions: Decisions) -
     expected = Predictor(context.stopwatch(), context.plain_options(context.clean)).estimate(model)
     cost = Cost(expected.seconds, min(expected.trust, Trust.MODEL))
     point = OperatingPoint(knobs, frozenset(), expected.seconds, 0.0)
-    loss = float(np.mean(judge.losses(work.outputs(at_point(model, point)))))
-    points = (dataclasses.replace(point, loss=loss),) if knobs else ()
-    return Candidate(decisions.plan, model, cost, loss, points)
+    losses = judge.losses(work.outputs(at_point(model, point)))
+    loss, request = float(np.mean(losses)), context.request
+    if not knobs:
+        return Candidate(decisions.plan, model, cost, loss)
+    points = (dataclasses.replace(point, loss=loss, changed=discordance(losses)),)
+    risk = expected_bound(losses, samples=len(parts.certify), confidence=request.confidence)
+    return Candidate(decisions.plan, model, cost, loss, points, point_risks=(risk,))
 
 
 def _check_choices(context: Context, plan: Plan) -> None:

@@ -10,7 +10,11 @@ import yaml
 
 from adapass.driver.optimize import optimize
 from adapass.errors import RecipeError
+from adapass.facts import FactCache
 from adapass.graph.load import load_model
+from adapass.ops import EXIT_THRESHOLDS
+from adapass.passes.exits.heads import HeadKind
+from adapass.passes.exits.insert_exits import InsertExits
 
 ASSETS = Path(str(files("adapass") / "assets"))
 
@@ -47,6 +51,16 @@ def test_sites_of_another_model(families: list[dict[str, object]], message: str,
         _replay(tmp_path, families, {})
 
     assert not (tmp_path / "out.adapass").exists()
+
+
+def test_a_recipe_with_a_knob_is_repeated(tmp_path: Path) -> None:
+    model = load_model(ASSETS / "demo.onnx")
+    choice = InsertExits(head=HeadKind.LINEAR).propose(model, FactCache(model)).choices[0]
+    family = {**_family("insert-exits", choice.site, "linear"), "options": {"head": "linear"}}
+
+    _replay(tmp_path, [family], {EXIT_THRESHOLDS: [0.9]})
+
+    assert (tmp_path / "out.adapass").is_dir()
 
 
 def test_a_weight_is_no_knob(tmp_path: Path) -> None:
