@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adapass.analyses.dataflow import name_of
-from adapass.errors import VerificationError
+from adapass.errors import ModelError, VerificationError
 from adapass.execution import Session
 from adapass.ops import EXPECTED_SHARE, SELECT_TOKENS
 
@@ -140,7 +140,7 @@ def _reckon(model: ir.Model) -> None:
         score, share = node.inputs[:1], node.metadata_props.get(EXPECTED_SHARE)
         if node.op_type != SELECT_TOKENS or share is None or score[0] is None:
             continue
-        per_mille = round(1000 * float(share))
+        per_mille = round(1000 * _share(node, share))
         one, two, scale, most, whole = (_constant(number) for number in (1, 2, per_mille, 999, 1000))
         shape, samples = ir.node("Shape", [score[0]]), ir.node("Shape", [node.inputs[1]])
         tokens = ir.node("Slice", [shape.outputs[0], one.outputs[0], two.outputs[0]])
@@ -153,6 +153,19 @@ def _reckon(model: ir.Model) -> None:
             each.outputs[0].name = f"adapass_reckoned_{node.outputs[0].name}_{number}"
         model.graph.insert_before(node, added)
         node.replace_input_with(1, count.outputs[0])
+
+
+def _share(node: ir.Node, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 < share <= 1.0:
+        raise ModelError(
+            f"'{EXPECTED_SHARE}' of '{name_of(node.outputs[0])}' is '{text}', expected a share above 0 "
+            "up to 1"
+        )
+    return share
 
 
 def _constant(number: int) -> ir.Node:

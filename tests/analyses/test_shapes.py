@@ -9,8 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from adapass.analyses.shapes import Shapes
+from adapass.errors import ModelError
 from adapass.execution import Session
 from adapass.facts import FactCache
+from adapass.ops import EXPECTED_SHARE, SELECT_TOKENS, add_function
 
 Build = Callable[..., FactCache]
 
@@ -107,3 +109,16 @@ def test_does_not_change_the_model(build: Build) -> None:
 
     assert [(value.name, value.shape) for node in facts.model.graph for value in node.outputs] == before
     assert [value.name for value in facts.model.graph.outputs] == ["y"]
+
+
+@pytest.mark.parametrize("share", ["much", "0", "-0.5", "inf", "nan"])
+def test_a_share_of_tokens_that_is_none_is_named(share: str) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18, "adapass" : 1]>
+    g (float[B, T] score, int64[B] count) => (int64[B, K] kept, bool[B, K] valid)
+    { kept, valid = adapass.SelectTokens(score, count) }"""
+    model = ir.from_onnx_text(text)
+    add_function(model, SELECT_TOKENS)
+    next(iter(model.graph)).metadata_props[EXPECTED_SHARE] = share
+
+    with pytest.raises(ModelError, match=f"of 'kept' is '{share}', expected a share above 0 up to 1"):
+        FactCache(model).get(Shapes)
