@@ -146,10 +146,8 @@ class _Runner:
     def scores(self, sign: Sign, fit: Samples, model: ir.Model, count: int) -> dict[str, tuple[Doubles, ...]]:
         """Of each site by batch, [samples, T]; sites of which the sign knows nothing are missing."""
         if sign is Sign.ORACLE:
-            found = tuple(slopes(self.probe, self.batches))
-            return {
-                row.site: tuple(each.contributions[row.site] for each in found) for row in self.probe.rows
-            }
+            found = [each.contributions for each in slopes(self.probe, self.batches)]
+            return {row.site: tuple(each[row.site] for each in found) for row in self.probe.rows}
         if sign is Sign.LEARNED:
             weights = fitted_scores(model, fit, count=count, damping=DAMPING)
             return {

@@ -23,12 +23,13 @@ import onnx_ir as ir
 
 from adapass.analyses.work import Work
 from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
-from adapass.errors import DataError, UsageError
+from adapass.errors import DataError, ModelError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import mark_roots, remove_dead_nodes
 from adapass.graph.shapes import infer_shapes
 from adapass.graph.text import clone
 from adapass.moments.batches import Batches
+from adapass.ops import MINIMUM_OPSET
 from adapass.passes.gates.calibrate import Aim, calibrate
 from adapass.passes.gates.check_gates import Fitted, check_gates
 from adapass.passes.gates.contributions import fitted_scores, share_fits
@@ -110,6 +111,9 @@ class SkipFeedForward(BudgetedPass):
     def propose(self, model: ir.Model, facts: FactCache) -> Proposal:
         share_fits(model)
         rows, refusals = self._sites(model, facts)
+        if rows and self.decider is Decider.LEARNED and not _has_twin(model):
+            reason = "learned scores need a torch twin of every operator; decider=saturation does not"
+            return Proposal((), (*refusals, *(Refusal(row.site, reason) for row in rows)))
         work = facts.get(Work)
         index = {node: place for place, node in enumerate(work.flow.nodes)}
         whole = sum(part.flops for part in work.typical) or 1
@@ -219,6 +223,8 @@ class SkipFeedForward(BudgetedPass):
         return dict.fromkeys(rows[choice.site].products, 1.0 - share_of(choice.setting))
 
     def _sites(self, model: ir.Model, facts: FactCache) -> tuple[tuple[RowBranch, ...], tuple[Refusal, ...]]:
+        if model.opset_imports.get("", 0) < MINIMUM_OPSET:
+            return (), (Refusal("", "the operator set is too old for adaptive operators"),)
         found, refusals = find_row_branches(model, facts)
         rows: list[RowBranch] = []
         reasons = list(refusals)
@@ -238,6 +244,16 @@ class SkipFeedForward(BudgetedPass):
         if self.decider is Decider.LEARNED and find_spec("torch") is None:
             return "learned scores are fitted with torch, which is not installed; decider=saturation is not"
         return None
+
+
+def _has_twin(model: ir.Model) -> bool:
+    from adapass.twin.prepare import prepared
+
+    try:
+        prepared(model)
+    except ModelError:
+        return False
+    return True
 
 
 def share_of(setting: str) -> float:

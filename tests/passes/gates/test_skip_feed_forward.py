@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import Array, Choice, Feeds, Samples
-from adapass.errors import DataError, UsageError
+from adapass.errors import DataError, ModelError, UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.graph.check import check_structure
@@ -359,3 +359,30 @@ def test_cannot_be_fitted_without_data() -> None:
 def test_refuses_options_without_a_meaning(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="found"):
         SkipFeedForward(**options)  # type: ignore[arg-type]
+
+
+def test_an_old_operator_set_is_refused() -> None:
+    model = transformer()
+    model.graph.opset_imports[""] = 12
+
+    proposal = SkipFeedForward().propose(model, FactCache(model))
+
+    assert [r.reason for r in proposal.refusals] == ["the operator set is too old for adaptive operators"]
+
+
+@pytest.mark.parametrize(("decider", "offered"), [(Decider.LEARNED, set()), (Decider.SATURATION, {SITES[1]})])
+def test_learned_scores_are_offered_where_there_is_a_twin(
+    decider: Decider, offered: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(model: ir.Model) -> ir.Model:
+        raise ModelError(f"{model.graph.name}: an operator has no torch twin")
+
+    monkeypatch.setattr("adapass.twin.prepare.prepared", none)
+    model = transformer()
+
+    proposal = SkipFeedForward(decider=decider).propose(model, FactCache(model))
+
+    assert {choice.site for choice in proposal.choices} == offered
+    if not offered:
+        reasons = {refusal.reason for refusal in proposal.refusals if refusal.site in SITES}
+        assert reasons == {"learned scores need a torch twin of every operator; decider=saturation does not"}
