@@ -56,7 +56,7 @@ def fit_probes(model: ir.Model, original: ir.Model, data: Samples, *, count: int
     probes = _probes(model, facts)
     names = dict.fromkeys([p.site for p in probes] + [name for p in probes for name in p.later])
     session = Session(original, outputs=list(names))
-    states: dict[str, list[Floats]] = {probe.site: [] for probe in probes}
+    states: dict[str, list[Array]] = {probe.site: [] for probe in probes}
     targets: dict[str, list[Floats]] = {probe.site: [] for probe in probes}
     inputs = {value.name for value in original.graph.inputs}
     for index in spread(len(data), count):
@@ -64,10 +64,11 @@ def fit_probes(model: ir.Model, original: ir.Model, data: Samples, *, count: int
         seen = session.run(feeds)
         for probe in probes:
             live = _live(facts, feeds, seen[probe.site].shape[1])
-            states[probe.site].append(seen[probe.site][0, live].astype(np.float64))
+            states[probe.site].append(seen[probe.site][0, live])
             targets[probe.site].append(_target([seen[name] for name in probe.later], live, first=probe.first))
     for probe in probes:
-        _settle(probe, np.concatenate(states[probe.site]), np.concatenate(targets[probe.site]), damping)
+        rows = np.concatenate(states.pop(probe.site)).astype(np.float64)
+        _settle(probe, rows, np.concatenate(targets[probe.site]), damping)
     for node, record in records(model).items():
         node.metadata_props[RECORD] = json.dumps({**record, "open": "no"}, sort_keys=True)
 

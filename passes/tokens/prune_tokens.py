@@ -115,7 +115,10 @@ class PruneTokens(BudgetedPass):
             for text in self.settings
             if self._offers(site, text)
         ]
-        return Proposal(tuple(choices), found.refusals)
+        offered = {choice.site for choice in choices}
+        reason = "attentions are written in a form that no setting can score tokens by"
+        bare = [Refusal(site.name, reason) for site in found.sites if site.name not in offered]
+        return Proposal(tuple(choices), (*found.refusals, *bare))
 
     def apply(self, model: ir.Model, facts: FactCache, choices: Sequence[Choice]) -> PassResult:
         """Rewrite the chosen sites; until ``fit``, learned scores are alike and thresholds keep everything.
@@ -192,6 +195,8 @@ class PruneTokens(BudgetedPass):
     def _offers(self, site: Site, text: str) -> bool:
         setting = Setting.parse(text)
         if setting.rule is Rule.BYPASS and site.bypass is None:
+            return False
+        if setting.is_learned and not site.teachable:
             return False
         needed = Score.SIMILARITY if setting.rule is Rule.MERGE else Score(self._score(site, text))
         return scorable(site.core, needed, site.core_nodes) is None

@@ -59,6 +59,8 @@ class Site:
     """Whether the first token must stay."""
     length: int | None
     """Number of tokens, where it is fixed."""
+    teachable: bool
+    """Whether attentions show the probabilities that learned scores are fitted to."""
 
     def way_of(self, setting: Setting) -> Way:
         """The part that runs on fewer tokens."""
@@ -107,6 +109,8 @@ class _Finder:
                 refusals.append(Refusal(core.context, "more than the stream of tokens crosses behind it"))
             elif not self._has_tokens(place):
                 refusals.append(Refusal(place.value, "there are no tokens here to choose from"))
+            elif self._shapes.dtypes.get(place.value, ir.DataType.FLOAT) != ir.DataType.FLOAT:
+                refusals.append(Refusal(place.value, "the tokens are not in single precision"))
             else:
                 walks.append((core, place, self._walker.walk(self._values[place.value], 1)))
         seen = self._observed(walks)
@@ -170,6 +174,13 @@ class _Finder:
             bypass=self._bypass(value, walk, following, seen),
             first_token=walk.first_token,
             length=None if self._shapes.dynamic_tokens else int(dims[1].constant),
+            teachable=all(self._shows(each) for each in self._cores),
+        )
+
+    def _shows(self, core: AttentionCore) -> bool:
+        """Whether there are probabilities by samples, heads, queries and keys."""
+        return core.heads is not None and any(
+            self._flow.nodes[index].op_type == "Softmax" for index in core.nodes
         )
 
     def _end(self, value: ir.Value, place: CutSite, before: int) -> Cut | None:
@@ -239,7 +250,8 @@ def _feeds(inputs: Sequence[ir.Value], shapes: Shapes, length: int) -> dict[str,
         if dtype.is_floating_point():
             feeds[name_of(value)] = random.standard_normal(size).astype(dtype.numpy())
             continue
-        numbers: npt.NDArray[np.int64] = random.integers(0, 2, size)
-        numbers[:, :1] = 1
+        numbers: npt.NDArray[np.int64] = np.asarray(random.integers(0, 2, size))
+        if numbers.ndim > 1:
+            numbers[:, :1] = 1
         feeds[name_of(value)] = numbers.astype(dtype.numpy())
     return feeds

@@ -8,19 +8,24 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from adapass.analyses.shapes import Shapes
 from adapass.budgeted import Choice
 from adapass.errors import UsageError
 from adapass.execution import Session
 from adapass.facts import FactCache
 from adapass.graph.check import check_structure
-from adapass.graph.text import clone
+from adapass.graph.text import clone, parse
 from adapass.passes.tokens.prune_tokens import PruneTokens
+from adapass.passes.tokens.sites import observe_values
+from tests.passes.gates.nets import transformer
+from tests.passes.rows import literal, weight
 from tests.passes.tokens.nets import LONGEST, Net, Reference, Texts
 from tests.passes.tokens.reference import assert_close
 
 SETTINGS = ("keep-0.5", "keep-0.7", "keep-1", "merge-0.6", "mass-0.8", "bypass-0.5")
 BERT = Net()
 VIT = Net(post_norm=False, masked=False, length=9)
+NO_SCORE = "attentions are written in a form that no setting can score tokens by"
 NETS = [
     pytest.param(BERT, id="bert"),
     pytest.param(VIT, id="vit"),
@@ -154,6 +159,77 @@ def test_a_pruned_model_is_not_pruned_again() -> None:
     assert [refusal.reason for refusal in proposal.refusals] == [
         "tokens are left behind in this model already"
     ]
+
+
+def test_tokens_in_half_precision_are_refused() -> None:
+    model = VIT.model()
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        assert tensor is not None
+        if tensor.dtype is ir.DataType.FLOAT:
+            value.const_value = ir.tensor(
+                np.clip(tensor.numpy(), -6e4, 6e4).astype(np.float16), name=value.name
+            )
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        value.type = ir.TensorType(ir.DataType.FLOAT16)
+    check_structure(model)
+
+    proposal = PruneTokens(settings=SETTINGS).propose(model, FactCache(model))
+
+    assert not proposal.choices
+    assert {r.reason for r in proposal.refusals} == {"the tokens are not in single precision"}
+
+
+def test_attentions_in_one_operator_give_no_score() -> None:
+    sizes = {"embed": (8, 8), "wo0": (8, 8), "wf0": (8, 8), "wo1": (8, 8), "wf1": (8, 8), "wy": (8, 5)}
+    constants = [
+        f"float[{rows}, {columns}] {name} = {literal(weight(seed, rows, columns))}"
+        for seed, (name, (rows, columns)) in enumerate(sizes.items())
+    ]
+    layers = "\n".join(
+        f"""a{n} = Attention<q_num_heads = 2, kv_num_heads = 2>(h{n}, h{n}, h{n})
+        o{n} = MatMul(a{n}, wo{n})
+        x{n} = Add(h{n}, o{n})
+        f{n} = MatMul(x{n}, wf{n})
+        g{n} = Relu(f{n})
+        h{n + 1} = Add(x{n}, g{n})"""
+        for n in (0, 1)
+    )
+    model = parse(
+        f"""<ir_version: 10, opset_import: ["" : 23]> net (float[B, 9, 8] x) => (float[B, 5] y)
+        <{", ".join(constants)}, int64 first = {{0}}>
+        {{ h0 = MatMul(x, embed)
+        {layers}
+        z = Gather<axis = 1>(h2, first)
+        y = MatMul(z, wy) }}"""
+    )
+
+    proposal = PruneTokens().propose(model, FactCache(model))
+
+    assert not proposal.choices
+    assert {r.site for r in proposal.refusals if r.reason == NO_SCORE} == {"x0", "x1"}
+
+
+def test_attentions_without_an_axis_of_heads_give_no_score() -> None:
+    model = transformer()
+
+    proposal = PruneTokens().propose(model, FactCache(model))
+
+    assert not proposal.choices
+    assert {r.site for r in proposal.refusals if r.reason == NO_SCORE} == {"att1", "att2"}
+
+
+@pytest.mark.parametrize("kind", ["int64[B] kind", "int64 kind"])
+def test_masks_are_looked_at_beside_inputs_without_tokens(kind: str) -> None:
+    model = parse(
+        f"""<ir_version: 10, opset_import: ["" : 20]> net ({kind}, int64[B, T] mask) => (int64[B, T] y)
+        <int64[2] column = {{-1, 1}}> {{ k = Reshape(kind, column) y = Add(mask, k) }}"""
+    )
+
+    seen = observe_values(model, ["y"], FactCache(model).get(Shapes))
+
+    assert [array.shape for array in seen["y"]] == [(3, 5), (3, 8)]
 
 
 def test_a_causal_mask_is_refused() -> None:
