@@ -31,7 +31,7 @@ from adapass.errors import TargetError, UsageError
 
 _LIBRARY_FILE = "model.so"
 _KEEP_CORES = 1
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 2.0
 """A device ends its own session first; only one that is gone does not."""
 
 Tell = Callable[[str, Path], None]

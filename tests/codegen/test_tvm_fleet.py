@@ -169,6 +169,17 @@ def check_what_cannot_be_measured(machines: Machines, build: Path) -> None:
     with pytest.raises(TargetError, match="has no device 'phone'; it has: board"):
         measure(Fleet(machines.tracker, "phone"), [(build, {"x": X})])
 
+    def freeze(device: str, _: Path) -> None:
+        """As a device that lost its power: no answer, and no end of the connection."""
+        server = psutil.Process(machines.servers[device].pid)
+        for each in [server, *server.children(recursive=True)]:
+            each.suspend()
+
+    frozen = Fleet(machines.tracker, KEY, wait_seconds=60, session_seconds=2, attempts=1)
+    (failed,) = measure(frozen, [(build, {"x": X})], tell=freeze)
+    assert isinstance(failed, Failed)
+    assert failed.lost[0].endswith("no answer within 2 s")
+
 
 def test_wrong_requests_are_named(build: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
