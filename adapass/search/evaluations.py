@@ -23,7 +23,7 @@ from adapass.graph.packed import PackedModel, pack_model, unpack_model
 from adapass.progress import Progress
 from adapass.search import tasks
 from adapass.search.deadline import Deadline
-from adapass.search.plan import Part, Plan
+from adapass.search.plan import Part, Plan, tunes
 from adapass.search.point_files import Points
 from adapass.search.store import Entry, Fits, Store
 
@@ -119,8 +119,9 @@ class Evaluations:
     def _plan_task(self, plan: Plan) -> tasks.PlanTask:
         fits = {
             str(part.step): {c.site: self.site_fits(part.step)[c.site] for c in part.choices}
-            for part in plan.parts[:1]  # what comes first is fitted on the clean model
-            if part.step.separable
+            for place, part in enumerate(plan.parts)
+            # What comes first is fitted on the clean model; so are heads of exits, whatever tokens they see.
+            if part.step.separable and (place == 0 or tunes(part.step))
         }
         parts = tuple(tasks.PackedPart.of(part) for part in plan.parts)
         return tasks.PlanTask(self._clean, self._fit, parts, fits)

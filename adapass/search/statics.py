@@ -131,8 +131,8 @@ def priced_structural(
     Choices that leave all work as it is come without a saving, and are left out. ``fit`` are the few
     samples on which work that depends on data is counted.
     """
-    layers = Layers.of(clean)
-    effects = {choice.key: effect_of(clean, layers, step, choice, fit) for choice in choices}
+    layers, facts = Layers.of(clean), FactCache(clean)
+    effects = {choice.key: effect_of(clean, layers, step, choice, fit, facts) for choice in choices}
     offered = [choice for choice in choices if effects[choice.key].flops > 0.0]
     saved = savings(clean, step, offered, effects, seconds, fit)
     return [

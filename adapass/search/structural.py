@@ -97,10 +97,13 @@ def stored_elements(model: ir.Model) -> dict[str, int]:
 
 
 def effect_of(
-    clean: ir.Model, layers: Layers, step: BudgetedPass, choice: Choice, samples: Samples
+    clean: ir.Model, layers: Layers, step: BudgetedPass, choice: Choice, samples: Samples, facts: FactCache
 ) -> Effect:
-    """What is left where ``choice`` alone is made: by the family's word, else as seen on a copy."""
-    said = step.remaining(clean, FactCache(clean), choice, samples)
+    """What is left where ``choice`` alone is made: by the family's word, else as seen on a copy.
+
+    ``facts`` are those of ``clean``: to find them takes seconds.
+    """
+    said = step.remaining(clean, facts, choice, samples)
     if said is not None:
         return _effect(layers, {name: share for name, share in said.items() if share < 1.0}, 0)
     changed = clone(clean)

@@ -25,6 +25,9 @@ Doubles = npt.NDArray[np.float64]
 
 TOLERANCE = 2e-3
 """Largest error of a head, relative to the root mean square of what it should say (or to 1)."""
+ROUNDING = 1e-5
+"""What the features of a head may be off by, relative to themselves: the layers before it round differently
+in the two models. Large weights that nearly cancel make much of it."""
 NEAR = 1e-3
 """Confidences this close to a threshold may fall on either side."""
 
@@ -39,6 +42,8 @@ class _Expected:
     """Per exit [B, C]."""
     confidence: Doubles
     """[B, E]"""
+    slack: tuple[float, ...]
+    """Per exit, what rounding of its features may do to its output."""
 
 
 def head_digest(model: ir.Model, head: HeadRecord) -> str:
@@ -78,7 +83,8 @@ def check_exits(before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> No
         said = inside.run(feed)
         for head, name, wanted in zip(record.heads, read, expected.features, strict=True):
             _compare(f"what the exit at '{head.cut}' reads", said[name], wanted)
-        _compare("confidence", np.stack([said[name] for name in certain], axis=1), expected.confidence)
+        found = np.stack([said[name] for name in certain], axis=1)
+        _compare("confidence", found, expected.confidence, max(expected.slack, default=0.0))
         _check_leaving(whole, record, feed, expected)
 
 
@@ -97,21 +103,28 @@ def _check_leaving(session: Session, record: ExitsRecord, feed: Feeds, expected:
         for row in np.flatnonzero(clear & (leaves < count)):
             exit_index = int(leaves[row])
             what = f"the output of exit {exit_index} at '{record.cuts[exit_index]}'"
-            _compare(what, output[row].reshape(-1), expected.outputs[exit_index][row])
+            _compare(
+                what,
+                output[row].reshape(-1),
+                expected.outputs[exit_index][row],
+                expected.slack[exit_index],
+            )
 
 
 def _expected(model: ir.Model, record: ExitsRecord, known: Mapping[str, Array]) -> _Expected:
     read: list[Doubles] = []
     logits: list[Doubles] = []
+    slack: list[float] = []
     for head in record.heads:
         queries = _stored(model, head.values[4]) if head.values[4] else None
         mask = None if head.mask is None else known[head.mask]
         read.append(features(head, known[head.cut], mask, queries))
         weight, bias = (_stored(model, name).astype(np.float64) for name in head.values[2:4])
         logits.append(read[-1] @ weight + bias)
+        slack.append(ROUNDING * float((np.abs(read[-1]) @ np.abs(weight)).max(initial=0.0)))
     outputs = tuple(as_output(record, z) for z in logits)
     ready = [_stored(model, head.readiness) for head in record.heads if head.readiness]
-    return _Expected(tuple(read), outputs, confidences(record, logits, ready))
+    return _Expected(tuple(read), outputs, confidences(record, logits, ready), tuple(slack))
 
 
 def _stored(model: ir.Model, name: str) -> Array:
@@ -121,12 +134,12 @@ def _stored(model: ir.Model, name: str) -> Array:
     return value.const_value.numpy()
 
 
-def _compare(what: str, found: Array, expected: Doubles) -> None:
+def _compare(what: str, found: Array, expected: Doubles, slack: float = 0.0) -> None:
     if found.shape != expected.shape:
         raise VerificationError(f"{what} has shape {list(found.shape)}, expected {list(expected.shape)}")
     if not expected.size:
         return
     error = float(np.abs(found.astype(np.float64) - expected).max())
     scale = max(1.0, float(np.sqrt(np.mean(expected**2))))
-    if not error <= TOLERANCE * scale:
+    if not error <= max(TOLERANCE * scale, slack):
         raise VerificationError(f"{what} is off by {error:.3g}, computed a second time in NumPy")

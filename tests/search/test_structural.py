@@ -145,7 +145,9 @@ def _by_key() -> dict[str, StaticOption]:
 
 def test_an_effect_names_the_layers_that_shrink() -> None:
     model = parse(MODEL)
-    effect = effect_of(model, Layers.of(model), Narrow(), Choice("narrow", "c", "quarter"), _rows(model))
+    effect = effect_of(
+        model, Layers.of(model), Narrow(), Choice("narrow", "c", "quarter"), _rows(model), FactCache(model)
+    )
 
     assert effect.left == {"c": 0.25, "d": 0.25}
     assert effect.of_site("c") == 0.75
@@ -224,7 +226,7 @@ def test_one_layer_is_not_made_narrower_twice_as_much() -> None:
     both = Narrow(only_pairs=(("b", "c"),))
     model = parse(MODEL)
     choice = Choice("narrow", "b", "half")
-    effect = effect_of(model, Layers.of(model), both, choice, _rows(model))
+    effect = effect_of(model, Layers.of(model), both, choice, _rows(model), FactCache(model))
     other = StaticOption(both, choice, 1.0, Damage(0.0), 0.5, 0, effect)
 
     # Half of b is gone already: of what narrowing b and c saves a quarter of all is not there any more.
