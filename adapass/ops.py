@@ -98,7 +98,7 @@ LIVE_ROWS = "LiveRows"
 GATHER_ROWS = "GatherRows"
 SCATTER_ROWS = "ScatterRows"
 EXPECTED_SHARE = "adapass.expected_share"
-"""Metadata of a ``SelectTokens`` whose count depends on the content: the share of the tokens to reckon with."""
+"""Metadata of a ``SelectTokens`` whose count depends on the content: share of the tokens to reckon with."""
 TOKEN_OPERATORS = frozenset({SELECT_TOKENS, GATHER_TOKENS, SCATTER_TOKENS, MERGE_TOKENS})
 """What a sample's row becomes depends on its own row of every input, whatever their bodies number."""
 EXIT_THRESHOLDS = "adapass_exit_thresholds"

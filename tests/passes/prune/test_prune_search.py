@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from adapass.budgeted import BudgetedPass, Damage
+from adapass.facts import FactCache
 from adapass.graph.tensors import tensor_bytes
 from adapass.passes.exits.insert_exits import InsertExits
 from adapass.passes.prune.prune_structures import PruneStructures
@@ -48,7 +49,7 @@ def test_choices_are_measured_priced_and_planned_by_the_search() -> None:
 
 def _option(model: ir.Model, step: BudgetedPass, site: str, setting: str) -> StaticOption:
     choice = next(c for c in offered(step, model) if (c.site, c.setting) == (site, setting))
-    effect = effect_of(model, Layers.of(model), step, choice, IMAGES)
+    effect = effect_of(model, Layers.of(model), step, choice, IMAGES, FactCache(model))
     return StaticOption(step, choice, 1.0, Damage(0.1), 0.0, 0, effect)
 
 

@@ -182,7 +182,8 @@ def test_what_reads_the_result_is_fitted_again(net: Net) -> None:
         assert changed == ({"wy"} if refitted else set())
         cut = Session(model, outputs=["y"])
         feeds = [dict(data.feeds(index)) for index in range(len(data))]
-        errors.append(float(np.mean([np.square(np.subtract(cut.run(f)["y"], whole.run(f)["y"])).mean() for f in feeds])))
+        wrong = [np.subtract(cut.run(feed)["y"], whole.run(feed)["y"]) for feed in feeds]
+        errors.append(float(np.mean([np.square(error).mean() for error in wrong])))
 
     assert errors[1] < 0.9 * errors[0]
 
