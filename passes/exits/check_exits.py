@@ -82,9 +82,9 @@ def check_exits(before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> No
         expected = _expected(after, record, {**feed, **cuts.run(feed)})
         said = inside.run(feed)
         for head, name, wanted in zip(record.heads, read, expected.features, strict=True):
-            _compare(f"what the exit at '{head.cut}' reads", said[name], wanted)
+            compare(f"what the exit at '{head.cut}' reads", said[name], wanted)
         found = np.stack([said[name] for name in certain], axis=1)
-        _compare("confidence", found, expected.confidence, max(expected.slack, default=0.0))
+        compare("confidence", found, expected.confidence, max(expected.slack, default=0.0))
         _check_leaving(whole, record, feed, expected)
 
 
@@ -98,12 +98,12 @@ def _check_leaving(session: Session, record: ExitsRecord, feed: Feeds, expected:
         stops = expected.confidence >= thresholds
         clear = (np.abs(expected.confidence - thresholds) > NEAR).all(axis=1)
         leaves = np.where(stops.any(axis=1), stops.argmax(axis=1), count)
-        _compare(EXIT_INDEX, found[EXIT_INDEX][clear], leaves[clear].astype(np.float64))
+        compare(EXIT_INDEX, found[EXIT_INDEX][clear], leaves[clear].astype(np.float64))
         output = next(value for name, value in found.items() if name != EXIT_INDEX)
         for row in np.flatnonzero(clear & (leaves < count)):
             exit_index = int(leaves[row])
             what = f"the output of exit {exit_index} at '{record.cuts[exit_index]}'"
-            _compare(
+            compare(
                 what,
                 output[row].reshape(-1),
                 expected.outputs[exit_index][row],
@@ -134,7 +134,13 @@ def _stored(model: ir.Model, name: str) -> Array:
     return value.const_value.numpy()
 
 
-def _compare(what: str, found: Array, expected: Doubles, slack: float = 0.0) -> None:
+def compare(what: str, found: Array, expected: Doubles, slack: float = 0.0) -> None:
+    """Allow ``TOLERANCE`` times the size of ``expected`` (or 1), or ``slack`` where that is more.
+
+    Raises:
+        VerificationError: naming ``what`` and the largest error, or shapes that differ.
+
+    """
     if found.shape != expected.shape:
         raise VerificationError(f"{what} has shape {list(found.shape)}, expected {list(expected.shape)}")
     if not expected.size:

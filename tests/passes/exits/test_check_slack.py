@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from adapass.errors import VerificationError
-from adapass.passes.exits import check_exits
-
-compare = check_exits._compare
+from adapass.passes.exits.check_exits import compare
 
 
 def test_an_error_within_the_slack_of_a_head_passes() -> None:

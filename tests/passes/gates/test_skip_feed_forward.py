@@ -370,7 +370,9 @@ def test_an_old_operator_set_is_refused() -> None:
     assert [r.reason for r in proposal.refusals] == ["the operator set is too old for adaptive operators"]
 
 
-@pytest.mark.parametrize(("decider", "offered"), [(Decider.LEARNED, set()), (Decider.SATURATION, {SITES[1]})])
+@pytest.mark.parametrize(
+    ("decider", "offered"), [(Decider.LEARNED, set[str]()), (Decider.SATURATION, {SITES[1]})]
+)
 def test_learned_scores_are_offered_where_there_is_a_twin(
     decider: Decider, offered: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
