@@ -26,12 +26,12 @@ CHECK_SAMPLES = 128
 DROPPING = Mechanism(
     "token pruning",
     "the same share of each sample's tokens, by attention",
-    PruneTokens(settings=("keep-0.7", "keep-0.4")),
+    PruneTokens(settings=("keep-0.7", "keep-0.4"), refit_samples=0),
 )
 MERGING = Mechanism(
     "token merging",
     "the same share of each sample's tokens, by likeness",
-    PruneTokens(settings=("merge-0.7", "merge-0.5")),
+    PruneTokens(settings=("merge-0.7", "merge-0.5"), refit_samples=0),
 )
 BLOCKS = Mechanism(
     "block skipping",

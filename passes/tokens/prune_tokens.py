@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from adapass.analyses.cut_sites import CutSites
 from adapass.analyses.dataflow import Dataflow
-from adapass.budgeted import BudgetedPass, Choice, Proposal, Refusal, Samples
+from adapass.budgeted import BudgetedPass, Choice, Feeds, Proposal, Refusal, Samples
 from adapass.errors import DataError, UsageError
 from adapass.facts import FactCache
 from adapass.graph.edit import remove_dead_nodes
@@ -34,9 +34,11 @@ from adapass.graph.shapes import infer_shapes
 from adapass.graph.text import clone
 from adapass.moments.batches import spread
 from adapass.ops import MINIMUM_OPSET
+from adapass.passes.prune.kept_weights import check_weights
+from adapass.passes.prune.linear_ops import linear_ops
 from adapass.passes.tokens.counting import kept_by_running, kept_by_share, lengths, shares
 from adapass.passes.tokens.fit import fit_probes, is_open
-from adapass.passes.tokens.refit import refit_result
+from adapass.passes.tokens.refit import refit_result, row_products
 from adapass.passes.tokens.scores import scorable
 from adapass.passes.tokens.settings import Rule, Score, Setting
 from adapass.passes.tokens.sites import Site, Sites, find_sites
@@ -166,6 +168,19 @@ class PruneTokens(BudgetedPass):
             fit_probes(model, original, data, count=self.fit_samples, damping=self.damping)
         if self.refit_samples:
             refit_result(original, model, data, count=self.refit_samples, ridge=self.refit_ridge)
+
+    def check(self, before: ir.Model, after: ir.Model, feeds: Sequence[Feeds]) -> None:
+        """Compare the weights: only those of products with one row a sample may have been fitted again.
+
+        Raises:
+            VerificationError: naming the weight.
+
+        """
+        del feeds
+        rows = row_products(before)
+        ops = [op for op in linear_ops(before) if op.node in rows]
+        fitted = {name for op in ops for name in (op.weight, op.bias) if name is not None}
+        check_weights(self.name, before, after, fitted)
 
     def remaining(
         self, model: ir.Model, facts: FactCache, choice: Choice, samples: Samples

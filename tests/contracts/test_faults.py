@@ -156,6 +156,17 @@ PATTERNS: Mapping[str, tuple[str, str]] = {
         "h = MatMul (x, pw)\n g = Gather <axis = 2> (h, first)\n g4 = Unsqueeze (g, row)\n z = Add (x, g4)",
         "float[8, 8] pw = {WIDE}, int64 first = {0}, int64[1] row = {2}",
     ),
+    "prune-tokens": (
+        "t = Reshape (x, flat)\n q = MatMul (t, pw)\n q4 = Reshape (q, heads)\n"
+        " qt = Transpose <perm = [0, 2, 1, 3]> (q4)\n k = MatMul (t, pa)\n k4 = Reshape (k, heads)\n"
+        " kt = Transpose <perm = [0, 2, 3, 1]> (k4)\n v = MatMul (t, pb)\n v4 = Reshape (v, heads)\n"
+        " vt = Transpose <perm = [0, 2, 1, 3]> (v4)\n m = MatMul (qt, kt)\n p = Softmax <axis = -1> (m)\n"
+        " c = MatMul (p, vt)\n ct = Transpose <perm = [0, 2, 1, 3]> (c)\n c3 = Reshape (ct, flat)\n"
+        " u = Add (t, c3)\n f = MatMul (u, pa)\n r = Relu (f)\n g = MatMul (r, pb)\n w = Add (u, g)\n"
+        " z = Reshape (w, back)",
+        "float[8, 8] pw = {WIDE}, float[8, 8] pa = {WIDE}, float[8, 8] pb = {WIDE},"
+        " int64[3] flat = {-1, 24, 8}, int64[4] heads = {-1, 24, 2, 4}, int64[4] back = {-1, 3, 8, 8}",
+    ),
     "skip-feed-forward": (
         "t = Reshape (x, flat)\n s = MatMul (t, pw)\n h = MatMul (s, pa)\n r = Relu (h)\n"
         " f = MatMul (r, pb)\n u = Add (s, f)\n z = Reshape (u, back)",
