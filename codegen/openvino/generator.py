@@ -22,6 +22,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from adapass.artifact.external import external_files
+from adapass.codegen.defaults import restored
 from adapass.codegen.feeds import FeedCheck
 from adapass.codegen.files import (
     MODEL_FILE,
@@ -34,7 +35,7 @@ from adapass.codegen.files import (
     why_not_split,
     write_wiring,
 )
-from adapass.codegen.openvino.plan import PLAN_FILE, Plan, Precision, plan_from, read_plan, restored
+from adapass.codegen.openvino.plan import PLAN_FILE, Plan, Precision, plan_from, read_plan
 from adapass.codegen.openvino.session import OpenVinoSession, missing
 from adapass.codegen.openvino.support import reasons_against
 from adapass.codegen.runner import SessionRunner, StagedRunner
@@ -114,7 +115,7 @@ class OpenVino:
         if threads < 1:
             raise UsageError(f"threads is {threads}, expected at least 1")
         plan = read_plan(folder)
-        check = FeedCheck(plan.inputs, restored(plan, folder / PLAN_FILE))
+        check = FeedCheck(plan.inputs, restored(plan.defaults, folder / PLAN_FILE))
         if plan.lowering is not Lowering.STAGED:
             return SessionRunner(_open(folder / MODEL_FILE, plan.outputs, plan, threads), plan.outputs, check)
         wiring = read_wiring(folder, plan.stages)

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from adapass.codegen.files import Lowering, lowered
-from adapass.codegen.openvino.plan import MAX_DEFAULT_BYTES, Precision
+from adapass.codegen.openvino.plan import Precision
 from adapass.codegen.openvino.session import OpenVinoSession
+from adapass.codegen.ports import against_ports
 from adapass.codegen.weightless import without_weights
 from adapass.errors import ModelError
 from adapass.graph.edit import constant_array
@@ -24,7 +25,7 @@ _WHOLE = np.iinfo(np.int32)
 
 def reasons_against(model: ir.Model, target: Target) -> tuple[str, ...]:
     """Every reason found before the first expensive question; then OpenVINO's own."""
-    found = (*_against_target(target), *_against_ports(model), *_against_constants(model))
+    found = (*_against_target(target), *against_ports(model, "openvino", _OTHER), *_against_constants(model))
     if found:
         return found
     try:
@@ -48,19 +49,6 @@ def _against_target(target: Target) -> Iterator[str]:
         yield f"openvino is used for processors only, and {target.name} is a {target.kind}"
     elif target.arch.get("family") not in _FAMILIES:
         yield f"openvino does not run on {target.arch.get('family')}"
-
-
-def _against_ports(model: ir.Model) -> Iterator[str]:
-    for what, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
-        for value in values:
-            if not isinstance(value.type, ir.TensorType):
-                yield f"{what} '{value.name}' is no tensor"
-            elif value.dtype in _OTHER:
-                yield f"{what} '{value.name}' is {value.dtype}, which openvino does not compute in"
-    for value in model.graph.inputs:
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > MAX_DEFAULT_BYTES:
-            yield f"input '{value.name}' has a default of {tensor.nbytes} bytes, at most {MAX_DEFAULT_BYTES}"
 
 
 def _against_constants(model: ir.Model) -> Iterator[str]:

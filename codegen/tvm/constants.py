@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ MAX_FOLDED: Final = 1 << 26
 _NEVER_FOLDED: Final = frozenset(
     {"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"}
 )
+
+logger = logging.getLogger(__name__)
 
 
 def folded_outputs(scope: Scope, node: ir.Node, opset: int) -> Sequence[Array] | None:
@@ -59,5 +62,6 @@ def _evaluated(node: ir.Node, given: Sequence[Array | None], opset: int) -> Sequ
     try:
         evaluator: Any = ReferenceEvaluator(model)
         return [np.asarray(each) for each in evaluator.run(None, feeds)]
-    except Exception:  # what the evaluator of ONNX cannot do is left to the run
+    except Exception as error:  # noqa: BLE001, RUF100  (the evaluator raises what its NumPy code raises)
+        logger.debug("%s is left to the run: %s", proto.op_type, error)
         return None

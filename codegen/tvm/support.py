@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from adapass.codegen.defaults import MAX_DEFAULT_BYTES
 from adapass.codegen.files import Lowering, lowered
+from adapass.codegen.ports import against_ports
 from adapass.codegen.tvm.compile import linker
 from adapass.codegen.tvm.importer import import_model
 from adapass.codegen.tvm.kernels.kernel import vectors_of
@@ -20,7 +20,7 @@ _OTHER = frozenset({ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPL
 
 def reasons_against(model: ir.Model, target: Target) -> tuple[str, ...]:
     """Why ``model`` is not built for ``target``; empty when it is."""
-    if found := (*_against_target(target), *_against_ports(model)):
+    if found := (*_against_target(target), *against_ports(model, "tvm", _OTHER)):
         return found
     try:
         import_model(lowered(model, Lowering.MASKED), vectors_of(target))
@@ -34,16 +34,3 @@ def _against_target(target: Target) -> Iterator[str]:
         yield f"tvm is used for processors only so far, and {target.name} is a {target.kind}"
     elif (cross := linker(target)) is not None and shutil.which(cross) is None:
         yield f"{target.name} is of another family than this machine, and there is no {cross} to link with"
-
-
-def _against_ports(model: ir.Model) -> Iterator[str]:
-    for what, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
-        for value in values:
-            if not isinstance(value.type, ir.TensorType):
-                yield f"{what} '{value.name}' is no tensor"
-            elif value.dtype in _OTHER:
-                yield f"{what} '{value.name}' is {value.dtype}, which tvm does not compute in"
-    for value in model.graph.inputs:
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > MAX_DEFAULT_BYTES:
-            yield f"input '{value.name}' has a default of {tensor.nbytes} bytes, at most {MAX_DEFAULT_BYTES}"
