@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -121,12 +122,12 @@ def run(program: Path, folder: Path, **feeds: Array) -> subprocess.CompletedProc
 
 def test_python_needs_no_compiler(build: Path, written: Path, tmp_path: Path) -> None:
     """Not even the wheel that holds it: the libraries of the runtime and tvm_ffi are enough."""
-    import tvm_ffi
-
+    found = find_spec("tvm_ffi")
+    assert found is not None
+    assert found.origin is not None
     packages = tmp_path / "packages"
     packages.mkdir()
-    assert tvm_ffi.__file__ is not None
-    for entry in Path(tvm_ffi.__file__).parent.parent.iterdir():
+    for entry in Path(found.origin).parent.parent.iterdir():
         if entry.name != "tvm" and not entry.name.startswith("apache_tvm-"):
             (packages / entry.name).symlink_to(entry)
     np.save(tmp_path / "ids.npy", IDS, allow_pickle=False)
